@@ -1,0 +1,128 @@
+"""One generation: the loop of drafting, scoring, verifying and committing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from eagle.model.clock import Clock
+from eagle.model.drafter import Drafter
+from eagle.model.sampling import Warper
+from eagle.model.target import Target
+from eagle.model.tree import DraftTree, root_only
+from eagle.verification import RULES, Rule
+
+
+@dataclass
+class DecodingInfo:
+    """Timing (seconds) and acceptance of one generation; lists have an entry per round.
+
+    Attributes:
+        processor_time: building the warpers.
+        kv_time: setting up the caches.
+        reset_tree_time: prefill, first token and first draft.
+        tree_time: target forward over the tree.
+        eval_time: warping and verification.
+        update_time: commit and next draft.
+        accept_length: draft tokens accepted and emitted, without the target's own token.
+        draft_length: tokens on the longest root-to-leaf path of the tree, the root included.
+    """
+
+    processor_time: float = 0.0
+    kv_time: float = 0.0
+    reset_tree_time: float = 0.0
+    tree_time: list[float] = field(default_factory=list)
+    eval_time: list[float] = field(default_factory=list)
+    update_time: list[float] = field(default_factory=list)
+    accept_length: list[int] = field(default_factory=list)
+    draft_length: list[int] = field(default_factory=list)
+
+
+class Decoding:
+    """One generation in progress: ``step`` is one round, until ``finished``.
+
+    Args:
+        target: the model whose text it is.
+        drafter: what drafts it; None decodes autoregressively.
+        input_ids: (1, n) int64 prompt.
+        warper: the law to sample from.
+        limit: total tokens never to be exceeded.
+        stop_ids: tokens that end the text.
+        generator: source of randomness.
+        rule: verification; None is the one for the tree and the temperature.
+        processor_time: seconds that building the warper took, for the record.
+    """
+
+    def __init__(self, target: Target, drafter: Drafter | None, input_ids: Tensor, warper: Warper, limit: int,
+                 stop_ids: frozenset[int], generator: torch.Generator | None, rule: Rule | None = None,
+                 processor_time: float = 0.0) -> None:
+        self.target, self.drafter, self.warper = target, drafter, warper
+        self.verify: Rule = rule or RULES["greedy" if warper.greedy else "tokenwise"]
+        self.limit, self.stop_ids, self.generator = limit, stop_ids, generator
+        self.tokens: list[int] = input_ids[0].tolist()
+        self.prompt_length = len(self.tokens)
+        self.info = DecodingInfo(processor_time=processor_time)
+        self.finished = False
+        self.clock = Clock(target.device)
+        self._begin(input_ids)
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens emitted so far."""
+        return len(self.tokens) - self.prompt_length
+
+    def output_ids(self) -> Tensor:
+        """(1, length) int64: the prompt and what was emitted so far."""
+        return torch.tensor([self.tokens], device=self.target.device)
+
+    @torch.inference_mode()
+    def _begin(self, input_ids: Tensor) -> None:
+        largest_tree = self.drafter.shape.total_token if self.drafter else 1
+        self.cache = self.target.new_cache(self.limit + largest_tree)
+        self.head_cache = self.drafter.new_cache(self.limit) if self.drafter else None
+        self.info.kv_time = self.clock.lap()
+        scores = self.target.prefill(input_ids, self.cache, features=self.drafter is not None)
+        verdict = self.verify(root_only(self.tokens[-1]), self.warper(scores.logits), self.generator)
+        token = int(verdict.next_token)
+        self._emit([token])
+        if not self.finished:
+            following = torch.tensor(self.tokens[1:])
+            self.tree = self._draft(scores.features, following)
+        self.info.reset_tree_time = self.clock.lap()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One round: score the tree, verify it, commit the accepted path, draft the next tree."""
+        tree, info = self.tree, self.info
+        self.clock.lap()
+        scores = self.target.score(tree, self.cache, features=self.drafter is not None)
+        info.tree_time.append(self.clock.lap())
+        verdict = self.verify(tree, self.warper(scores.logits), self.generator)
+        info.eval_time.append(self.clock.lap())
+        path = list(verdict.path)
+        accepted = tree.tokens[path[1:]].tolist()
+        emitted = self._emit([*accepted, int(verdict.next_token)])
+        info.accept_length.append(min(len(accepted), emitted))
+        info.draft_length.append(tree.draft_length)
+        if not self.finished:
+            self.cache.keep(path)
+            features = scores.features if scores.features is None else scores.features[path]
+            self.tree = self._draft(features, torch.tensor(self.tokens[-emitted:]))
+        info.update_time.append(self.clock.lap())
+
+    def _draft(self, features: Tensor | None, following: Tensor) -> DraftTree:
+        root = self.tokens[-1]
+        if self.drafter is None or features is None or self.head_cache is None:
+            return root_only(root)
+        return self.drafter.draft(features, following, root, self.head_cache, room=self.limit - len(self.tokens) - 1)
+
+    def _emit(self, tokens: list[int]) -> int:
+        """Append up to the first stop token or the limit; returns how many."""
+        for count, token in enumerate(tokens, start=1):
+            self.tokens.append(token)
+            if token in self.stop_ids or len(self.tokens) >= self.limit:
+                self.finished = True
+                return count
+        return len(tokens)

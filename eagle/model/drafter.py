@@ -1,0 +1,76 @@
+"""The EAGLE-3 drafter: extends the head over committed tokens, then grows a tree from its last output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from eagle.model.head import Eagle3Head, HeadCache
+from eagle.model.tree import DraftTree, TreeShape, grow, root_only
+
+
+class Drafter:
+    """Drafts trees of one shape with one head.
+
+    Args:
+        head: the draft head, in evaluation mode.
+        shape: bounds of a tree.
+    """
+
+    def __init__(self, head: Eagle3Head, shape: TreeShape) -> None:
+        self.head = head
+        self.shape = shape
+
+    def new_cache(self, capacity: int) -> HeadCache:
+        """An empty cache for sequences of ``capacity`` tokens and the largest tree behind them."""
+        return self.head.new_cache(capacity + self.shape.most_drafted)
+
+    def draft(self, features: Tensor, tokens: Tensor, root: int, cache: HeadCache, room: int) -> DraftTree:
+        """Commit what the target said of the newest tokens, and draft what may follow.
+
+        Args:
+            features: (n, k * target H) features of n committed tokens the cache has not seen yet, in order.
+            tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
+            root: the last of ``tokens``, on the host.
+            cache: the head's cache.
+            room: levels below the root that may still be emitted.
+
+        Returns:
+            The tree; only its root where there is no room.
+        """
+        levels = self.shape.levels(room)
+        if levels < 1:
+            return root_only(root)
+        device = self.head.fc.weight.device
+        hidden = self.head.project(features.to(device))
+        output = self.head(tokens.to(device), hidden, cache, slot=cache.committed, position=cache.committed)
+        cache.committed += len(tokens)
+        level = _Level(self.head, cache, output[-1:])
+        return grow(root, level.root_logits, level.expand, self.head.to_target, self.shape, levels)
+
+
+class _Level:
+    """The level of a tree that the head ran on last; its keys and values lie behind the committed ones."""
+
+    def __init__(self, head: Eagle3Head, cache: HeadCache, output: Tensor) -> None:
+        self.head, self.cache = head, cache
+        logits, self.hidden = head.predict(output)
+        self.root_logits = logits[0]
+        self.slot = self.position = cache.committed
+        # What each node of the level sees among the tree's slots; the root's own entry is a committed one.
+        self.seen = torch.zeros(1, 0, dtype=torch.bool, device=output.device)
+
+    def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """Run the head on the children ``tokens`` (draft ids) of ``parents`` (indices into the level before)."""
+        n = len(tokens)
+        itself = torch.eye(n, dtype=torch.bool, device=tokens.device)
+        self.seen = torch.cat([self.seen[parents], itself], dim=1)
+        committed = itself.new_ones(n, self.cache.committed)
+        output = self.head(
+            self.head.to_target(tokens), self.hidden[parents], self.cache, self.slot, self.position,
+            seen=torch.cat([committed, self.seen], dim=1),
+        )
+        logits, self.hidden = self.head.predict(output)
+        self.slot += n
+        self.position += 1
+        return logits

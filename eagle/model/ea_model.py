@@ -1,0 +1,238 @@
+"""``EaModel``: a target and an EAGLE-3 drafter behind the interface of the original EAGLE code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from eagle import assets
+from eagle.errors import InputError
+from eagle.model import tune
+from eagle.model.checkpoint import load_head
+from eagle.model.clock import Clock
+from eagle.model.decoding import Decoding, DecodingInfo
+from eagle.model.drafter import Drafter
+from eagle.model.sampling import Warper
+from eagle.model.target import Target
+from eagle.model.tree import AUTO_TOTAL_TOKEN, TreeShape
+
+EOT = "<|eot_id|>"
+
+
+class EaModel:
+    """A base model with an EAGLE-3 head, decoding losslessly.
+
+    Build it with ``from_pretrained``. Names and defaults are those of the original EAGLE code.
+
+    Args:
+        target: the base model.
+        drafter: the head and the shape of its trees.
+        base_model_path: where the tokenizer is, if anywhere.
+
+    Attributes:
+        base_model: the ``transformers`` model.
+        ea_layer: the draft head.
+        config: the base model's configuration.
+    """
+
+    def __init__(self, target: Target, drafter: Drafter, base_model_path: str) -> None:
+        self.target, self.drafter = target, drafter
+        self.base_model_path = base_model_path
+        self.base_model, self.ea_layer, self.config = target.model, drafter.head, target.model.config
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @classmethod
+    def from_pretrained(cls, use_eagle3: bool = True, base_model_path: str | None = None,
+                        ea_model_path: str | None = None, total_token: int = 60, depth: int = 7, top_k: int = 10,
+                        **hf_kwargs: Any) -> EaModel:
+        """Load a base model and its head.
+
+        Args:
+            use_eagle3: must be true; EAGLE-1/2 heads are not supported.
+            base_model_path: local directory, hub id, or the alias of an embedded pair; None with ``ea_model_path``
+                None: the embedded default pair.
+            ea_model_path: local directory or hub id of the head; None only together with an embedded base model.
+            total_token: nodes of the draft tree, the root included; -1 measures what is best on this machine.
+            depth: expansions after the tree's first level.
+            top_k: children of an expanded node, and expanded nodes a level.
+            **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
+                ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
+                is taken.
+
+        Raises:
+            InputError: (a ``ValueError``) anything about the arguments or the files that does not fit, in one line.
+        """
+        if not use_eagle3:
+            raise InputError("use_eagle3=False (an EAGLE-1/2 head) is not supported; use an EAGLE-3 head")
+        auto = total_token == AUTO_TOTAL_TOKEN
+        shape = TreeShape(tune.LARGEST if auto else total_token, depth, top_k)
+        base_model_path, ea_model_path = assets.resolve_pair(base_model_path, ea_model_path)
+        target = Target(_load_base(base_model_path, hf_kwargs))
+        head = load_head(ea_model_path, target)
+        if auto:
+            shape = tune.tuned_shape(target, head, shape)
+        return cls(target, Drafter(head, shape), base_model_path)
+
+    def eval(self) -> EaModel:
+        """The model itself, which is always in evaluation mode."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where ``input_ids`` go and ``output_ids`` come from."""
+        return self.target.device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See ``get_tokenizer``."""
+        return self.get_tokenizer()
+
+    def get_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer.
+
+        Raises:
+            InputError: the base model comes without one.
+        """
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self.base_model_path)
+            except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
+                raise InputError(f"no tokenizer could be loaded from {self.base_model_path}: {_first_line(error)}") from error
+        return self._tokenizer
+
+    def eagenerate(self, input_ids: Tensor, temperature: float = 0.0, top_p: float = 0.0, top_k: float = 0.0,
+                   max_new_tokens: int = 512, max_length: int = 2048, log: bool = False, is_llama3: bool = False,
+                   hsd: bool = False, generator: torch.Generator | None = None,
+                   ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
+        """Generate with EAGLE-3; the text is distributed exactly as the base model's own.
+
+        Args:
+            input_ids: (1, n) int64 prompt.
+            temperature: 0 is greedy.
+            top_p: nucleus mass; 0 and 1 mean off.
+            top_k: most likely tokens kept; 0 means off.
+            max_new_tokens: new tokens at most.
+            max_length: tokens at most, the prompt included.
+            log: also return counts and timings.
+            is_llama3: ``<|eot_id|>`` also ends the text.
+            hsd: hierarchical verification; not available yet.
+            generator: source of randomness; None is torch's global CPU generator.
+
+        Returns:
+            ``output_ids`` (1, length), prompt included, ending with the stop token if there was one; with ``log`` also
+            the number of new tokens, the index of the last round (-1: the prefill ended it) and a ``DecodingInfo``.
+
+        Raises:
+            InputError: (a ``ValueError``) bad arguments, a prompt that leaves no room, or logits with NaN.
+            NotImplementedError: ``hsd=True``.
+        """
+        decoding = self._decoding(self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length,
+                                  is_llama3, hsd, generator)
+        return _run(decoding, log)
+
+    def ea_generate(self, input_ids: Tensor, temperature: float = 0.0, top_p: float = 0.0, top_k: float = 0.0,
+                    max_new_tokens: int = 512, max_length: int = 2048, is_llama3: bool = False, hsd: bool = False,
+                    generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after the prefill and each round."""
+        decoding = self._decoding(self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length,
+                                  is_llama3, hsd, generator)
+        return _stream(decoding)
+
+    def naivegenerate(self, input_ids: Tensor, temperature: float = 0.0, top_p: float = 0.0, top_k: float = 0.0,
+                      max_new_tokens: int = 512, max_length: int = 2048, log: bool = False, is_llama3: bool = False,
+                      generator: torch.Generator | None = None) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
+        """Autoregressive decoding through the same target path: the baseline. Arguments and results of ``eagenerate``."""
+        decoding = self._decoding(None, input_ids, temperature, top_p, top_k, max_new_tokens, max_length,
+                                  is_llama3, False, generator)
+        return _run(decoding, log)
+
+    def stop_ids(self, is_llama3: bool = False) -> frozenset[int]:
+        """Tokens that end a text: the eos ids of the model's generation config, and ``<|eot_id|>`` for Llama 3.
+
+        Raises:
+            InputError: ``is_llama3`` with a tokenizer that has no ``<|eot_id|>``.
+        """
+        generation = self.base_model.generation_config
+        eos = generation.eos_token_id if generation is not None else None
+        if eos is None:
+            eos = self.target.config.eos_token_id
+        ids = {eos} if isinstance(eos, int) else set(eos or ())
+        if is_llama3:
+            eot = self.get_tokenizer().get_vocab().get(EOT)
+            if eot is None:
+                raise InputError(f"is_llama3=True, but the tokenizer has no {EOT} token")
+            ids.add(eot)
+        return frozenset(ids)
+
+    def _decoding(self, drafter: Drafter | None, input_ids: Tensor, temperature: float, top_p: float, top_k: float,
+                  max_new_tokens: int, max_length: int, is_llama3: bool, hsd: bool,
+                  generator: torch.Generator | None) -> Decoding:
+        if hsd:
+            raise NotImplementedError("hsd=True: hierarchical verification is not available in this version")
+        clock = Clock(self.device)
+        warper = Warper(temperature, top_p, top_k)
+        processor_time = clock.lap()
+        limit = self._limit(input_ids, max_new_tokens, max_length)
+        return Decoding(self.target, drafter, input_ids, warper, limit, self.stop_ids(is_llama3), generator,
+                        processor_time=processor_time)
+
+    def _limit(self, input_ids: Tensor, max_new_tokens: int, max_length: int) -> int:
+        """Total tokens this prompt may grow to; also where a prompt is refused."""
+        if input_ids.ndim != 2 or input_ids.shape[0] != 1:
+            raise InputError(f"input_ids must have shape (1, n), one prompt at a time, not {tuple(input_ids.shape)}")
+        if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+            raise InputError(f"input_ids must be integers, not {input_ids.dtype}")
+        length = input_ids.shape[1]
+        if length == 0:
+            raise InputError("the prompt is empty; give at least one token (the model's bos token, for instance)")
+        if int(input_ids.min()) < 0 or int(input_ids.max()) >= self.target.vocab_size:
+            raise InputError(f"input_ids hold a token outside the model's vocabulary of {self.target.vocab_size}")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+        context = self.target.context_length
+        for room, name in ((max_length, "max_length"), (context, "the model's context")):
+            if room is not None and length >= room:
+                raise InputError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
+        return min(length + max_new_tokens, max_length, context or max_length)
+
+
+def _run(decoding: Decoding, log: bool) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
+    while not decoding.finished:
+        decoding.step()
+    if not log:
+        return decoding.output_ids()
+    return decoding.output_ids(), decoding.new_tokens, len(decoding.info.tree_time) - 1, decoding.info
+
+
+def _stream(decoding: Decoding) -> Iterator[Tensor]:
+    yield decoding.output_ids()
+    while not decoding.finished:
+        decoding.step()
+        yield decoding.output_ids()
+
+
+def _load_base(path: str, hf_kwargs: dict[str, Any]) -> PreTrainedModel:
+    kwargs = dict(hf_kwargs)
+    if "torch_dtype" in kwargs:
+        kwargs["dtype"] = kwargs.pop("torch_dtype")
+    kwargs.setdefault("device_map", {"": best_device()})
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise InputError(f"the base model {path} could not be loaded: {_first_line(error)}") from error
+
+
+def best_device() -> str:
+    """``cuda``, ``mps`` or ``cpu``: the best this machine has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,214 @@
+"""The EAGLE-3 draft head: one decoder layer over the target's features and the embeddings of the tokens after them.
+
+Source: EAGLE-3 (Li et al. 2025, section 3), with the switches of the speculators format (``norm_before_residual``,
+``norm_before_fc``, ``fc_norm``, ``norm_output``). Parameter names are those of the official checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.activations import ACT2FN
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The shape of a head.
+
+    Attributes:
+        layer: configuration of the decoder layer (sizes, heads, RoPE, norm epsilon, target vocabulary size).
+        draft_vocab_size: tokens the head can draft.
+        target_hidden_size: width of one hidden state of the target.
+        feature_layers: entries of the target's ``hidden_states`` that make up a feature.
+        norm_before_residual: the residual is the normalised hidden state.
+        norm_before_fc: RMSNorm over the whole feature before ``fc``.
+        fc_norm: RMSNorm over each hidden state of a feature before ``fc``.
+        norm_output: the next step is fed the normalised output.
+    """
+
+    layer: LlamaConfig
+    draft_vocab_size: int
+    target_hidden_size: int
+    feature_layers: tuple[int, ...]
+    norm_before_residual: bool = False
+    norm_before_fc: bool = False
+    fc_norm: bool = False
+    norm_output: bool = False
+
+
+class HeadCache:
+    """Keys and values of the head's layer: committed positions first, the tree being grown behind them.
+
+    Args:
+        config: the decoder layer's configuration.
+        capacity: positions to hold.
+        like: a parameter of the head, for dtype and device.
+    """
+
+    def __init__(self, config: LlamaConfig, capacity: int, like: Tensor) -> None:
+        shape = (config.num_key_value_heads, capacity, config.head_dim)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.committed = 0
+        rotary = LlamaRotaryEmbedding(config).to(like.device)
+        positions = torch.arange(capacity, device=like.device)[None]
+        self.cos, self.sin = (table[0] for table in rotary(like, positions))
+
+
+class Attention(nn.Module):
+    """Attention of the head's layer, over (n, 2H) inputs."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        )
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(2 * config.hidden_size, self.heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(2 * config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(2 * config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=bias)
+
+    def forward(self, x: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None) -> Tensor:
+        """See ``Eagle3Head.forward``."""
+        n = x.shape[0]
+        # Consecutive tokens have consecutive positions, the nodes of one level of a tree share theirs.
+        positions = slice(position, position + n) if seen is None else slice(position, position + 1)
+        cos, sin = cache.cos[positions], cache.sin[positions]
+        q = _rotate(self.q_proj(x).view(n, self.heads, self.head_dim).transpose(0, 1), cos, sin)
+        k = _rotate(self.k_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1), cos, sin)
+        cache.keys[:, slot : slot + n] = k
+        cache.values[:, slot : slot + n] = self.v_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1)
+        keys, values = cache.keys[None, :, : slot + n], cache.values[None, :, : slot + n]
+        if seen is None and n > 1 and slot == 0:
+            mixed = F.scaled_dot_product_attention(q[None], keys, values, is_causal=True, enable_gqa=True)
+        else:
+            if seen is None and n > 1:
+                seen = torch.ones(n, slot + n, dtype=torch.bool, device=x.device).tril_(slot)
+            # The query heads that share a key-value head become rows of one attention, which spares repeating keys.
+            groups = self.heads // self.kv_heads
+            grouped = q.reshape(1, self.kv_heads, groups * n, self.head_dim)
+            mask = None if seen is None else seen.repeat(groups, 1)
+            mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        return self.o_proj(mixed.reshape(self.heads, n, self.head_dim).transpose(0, 1).reshape(n, -1))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of (heads, n, head_dim) by (n or 1, head_dim) tables, the halves of a head paired."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        bias = config.mlp_bias
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class MidLayer(nn.Module):
+    """The decoder layer; its queries, keys and values read embedding and hidden state side by side."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        size, eps = config.layer.hidden_size, config.layer.rms_norm_eps
+        self.norm_before_residual = config.norm_before_residual
+        self.hidden_norm = nn.RMSNorm(size, eps=eps)
+        self.input_layernorm = nn.RMSNorm(size, eps=eps)
+        self.self_attn = Attention(config.layer)
+        self.post_attention_layernorm = nn.RMSNorm(size, eps=eps)
+        self.mlp = MLP(config.layer)
+
+    def forward(self, embeddings: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int,
+                seen: Tensor | None) -> Tensor:
+        """See ``Eagle3Head.forward``."""
+        normed = self.hidden_norm(hidden)
+        residual = normed if self.norm_before_residual else hidden
+        x = torch.cat([self.input_layernorm(embeddings), normed], dim=-1)
+        x = residual + self.self_attn(x, cache, slot, position, seen)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Eagle3Head(nn.Module):
+    """The draft head.
+
+    Args:
+        config: its shape.
+
+    Attributes:
+        embedding: (V, H) table of input embeddings, shared with the target unless the checkpoint has its own; set by
+            whoever loads the head.
+        d2t: (draft vocabulary,) int64; draft id i is target id ``i + d2t[i]``.
+    """
+
+    embedding: Tensor
+    d2t: Tensor
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, eps = config.layer.hidden_size, config.layer.rms_norm_eps
+        feature_size = config.target_hidden_size * len(config.feature_layers)
+        self.fc = nn.Linear(feature_size, size, bias=False)
+        self.midlayer = MidLayer(config)
+        self.norm = nn.RMSNorm(size, eps=eps)
+        self.lm_head = nn.Linear(size, config.draft_vocab_size, bias=False)
+        if config.norm_before_fc:
+            self.input_norm = nn.RMSNorm(feature_size, eps=eps)
+        if config.fc_norm:
+            self.fc_norm = nn.ModuleList(
+                nn.RMSNorm(config.target_hidden_size, eps=eps) for _ in config.feature_layers
+            )
+
+    def new_cache(self, capacity: int) -> HeadCache:
+        """An empty cache for ``capacity`` positions."""
+        return HeadCache(self.config.layer, capacity, self.fc.weight)
+
+    def project(self, features: Tensor) -> Tensor:
+        """(n, k * target H) features of the target -> (n, H) hidden states for the first step."""
+        if self.config.norm_before_fc:
+            features = self.input_norm(features)
+        if self.config.fc_norm:
+            chunks = features.chunk(len(self.fc_norm), dim=-1)
+            features = torch.cat([norm(chunk) for norm, chunk in zip(self.fc_norm, chunks, strict=True)], dim=-1)
+        return self.fc(features)
+
+    def forward(self, tokens: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int,
+                seen: Tensor | None = None) -> Tensor:
+        """One step of the layer; writes the keys and values of its n inputs.
+
+        Args:
+            tokens: (n,) int64 target ids, each the token after the one its hidden state belongs to.
+            hidden: (n, H), projected features or the outputs of the step before.
+            cache: keys and values of the layer.
+            slot: cache position of the first input; everything before it is visible to ``seen``.
+            position: RoPE position of the first input.
+            seen: (n, slot + n) bool, what each input attends to, all n at the same position; None: consecutive tokens,
+                each attending to all before it and to itself.
+
+        Returns:
+            (n, H) outputs before the final norm.
+        """
+        embeddings = F.embedding(tokens, self.embedding)
+        return self.midlayer(embeddings, hidden, cache, slot, position, seen)
+
+    def predict(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, H) outputs -> (n, draft vocabulary) logits, and (n, H) hidden states for the next step."""
+        normed = self.norm(output)
+        return self.lm_head(normed), normed if self.config.norm_output else output
+
+    def to_target(self, draft_ids: Tensor) -> Tensor:
+        """Draft ids -> target ids, elementwise."""
+        return draft_ids + self.d2t[draft_ids]

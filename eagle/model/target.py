@@ -1,0 +1,189 @@
+"""The target: any stock ``AutoModelForCausalLM``, asked for logits and features of a prompt or of a tree.
+
+Tree attention is a 4-D additive mask, rotary positions are the nodes' depths, and the key-value cache is ours; the
+modeling files of ``transformers`` are used as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from eagle.errors import InputError
+from eagle.model.kv_cache import TreeCache
+from eagle.model.tree import DraftTree
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the target says of some tokens.
+
+    Attributes:
+        logits: (N, V) of the token after each of them (after a prompt: of the last one only).
+        features: (N, k * H), the chosen hidden states side by side; None when they were not asked for.
+    """
+
+    logits: Tensor
+    features: Tensor | None
+
+
+class Target:
+    """A causal language model seen as a scorer of trees.
+
+    Args:
+        model: the model, in evaluation mode.
+        feature_layers: entries of ``hidden_states`` (0 is the embeddings) that make up a feature; empty: none.
+
+    Raises:
+        InputError: an architecture in which a drafted tree cannot be scored in one forward.
+    """
+
+    def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...] = ()) -> None:
+        self.model = model
+        self.config = model.config.get_text_config(decoder=True)
+        self.feature_layers = feature_layers
+        self._windows = attention_windows(model)
+        self._accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        embeddings = model.get_input_embeddings().weight
+        self.device = embeddings.device
+        # Quantised weights have an integer dtype; the embeddings always have the dtype of the activations.
+        self.dtype = embeddings.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions the model was made for; None if its configuration does not say."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def embedding(self) -> Tensor:
+        """(V, H), the input embedding table."""
+        return self.model.get_input_embeddings().weight
+
+    def new_cache(self, capacity: int) -> TreeCache:
+        """An empty cache for ``capacity`` positions."""
+        return TreeCache(len(self._windows), capacity)
+
+    def prefill(self, input_ids: Tensor, cache: TreeCache, features: bool = True) -> Scores:
+        """Read the prompt into an empty cache.
+
+        Args:
+            input_ids: (1, n) int64.
+            cache: an empty cache.
+            features: also return the features of all n tokens.
+
+        Returns:
+            Logits of the last token only, (1, V), and features (n, k * H).
+        """
+        scores = self._forward(input_ids.to(self.device), cache, features, last_only=True)
+        cache.commit_prompt()
+        return scores
+
+    def score(self, tree: DraftTree, cache: TreeCache, features: bool = True) -> Scores:
+        """Score all nodes of a tree in one forward; follow it by ``cache.keep(path)``.
+
+        Args:
+            tree: N nodes.
+            cache: holds everything before the root.
+            features: also return the features of the nodes.
+
+        Returns:
+            Logits (N, V) and features (N, k * H), a row per node.
+        """
+        positions = cache.committed + tree.depths
+        # A lone root is a plain decoding step, which models do fastest without a mask.
+        mask = None if len(tree) == 1 else self._tree_mask(tree, positions, cache.committed)
+        return self._forward(
+            tree.tokens[None].to(self.device), cache, features,
+            position_ids=positions[None].to(self.device), attention_mask=mask,
+        )
+
+    def _forward(self, input_ids: Tensor, cache: TreeCache, features: bool, last_only: bool = False,
+                 **inputs: Any) -> Scores:
+        wanted = list(self.feature_layers) if features and self.feature_layers else None
+        if last_only and self._accepts_logits_to_keep:
+            inputs["logits_to_keep"] = 1
+        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True,
+                            output_hidden_states=wanted, **inputs)
+        logits = output.logits[0]
+        if wanted is None:
+            return Scores(logits[-1:] if last_only else logits, None)
+        chosen = [output.hidden_states[entry][0].to(logits.device) for entry in wanted]
+        return Scores(logits[-1:] if last_only else logits, torch.cat(chosen, dim=-1))
+
+    def _tree_mask(self, tree: DraftTree, positions: Tensor, committed: int) -> Tensor | dict[str, Tensor]:
+        """The additive mask (1, 1, N, committed + N), or one for each kind of attention layer the model has."""
+        seen = torch.cat([torch.ones(len(tree), committed, dtype=torch.bool), tree.ancestors()], dim=1)
+        kinds = set(self._windows)
+        masks = {kind: self._additive(seen, kind, positions, committed) for kind in kinds}
+        if len(kinds) == 1:
+            return masks.popitem()[1]
+        return {"full_attention" if window is None else "sliding_attention": mask for window, mask in masks.items()}
+
+    def _additive(self, seen: Tensor, window: int | None, positions: Tensor, committed: int) -> Tensor:
+        if window is not None:
+            key_positions = torch.cat([torch.arange(committed), positions])
+            seen = seen & (positions[:, None] - key_positions[None] < window)
+        mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
+        return mask[None, None].to(self.device)
+
+
+def attention_windows(model: PreTrainedModel) -> list[int | None]:
+    """For each attention layer its sliding window, None for full attention.
+
+    Raises:
+        InputError: a layer keeps something other than keys and values of single positions, the attention kernel takes
+            no 4-D mask, positions cannot be given, or the model mixes kinds of attention but takes no mask for each.
+    """
+    config = model.config.get_text_config(decoder=True)
+    name = type(model).__name__
+    kernel = config._attn_implementation
+    if kernel not in ("sdpa", "eager"):
+        raise InputError(
+            f"{name} was loaded with attn_implementation={kernel!r}, which takes no tree mask; "
+            "load it with attn_implementation='sdpa' or 'eager'"
+        )
+    positions = inspect.signature(model.forward).parameters
+    if "position_ids" not in positions or getattr(config, "alibi", False):
+        raise InputError(f"{name} takes no position ids, so the nodes of a draft tree cannot be given their positions")
+    layers = DynamicCache(config=model.config).layers
+    types = getattr(config, "layer_types", None) or []
+    unsupported = sorted({type(layer).__name__ for layer in layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"})
+    if not layers or unsupported or "chunked_attention" in types:
+        what = "chunked attention" if "chunked_attention" in types else ", ".join(unsupported) or "no attention"
+        raise InputError(
+            f"{name} has layers ({what}) whose state cannot be rolled back to one path of a draft tree; "
+            "only full and sliding-window attention is supported"
+        )
+    windows = [layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None
+               for layer in layers if isinstance(layer, DynamicLayer)]
+    if len(set(windows)) > 1 and not _takes_a_mask_for_each_kind(model, windows):
+        raise InputError(
+            f"{name} mixes layers of sliding windows {sorted({w or 0 for w in windows})} (0: full attention) in a way "
+            "that takes no separate mask for each kind, so it cannot score a draft tree"
+        )
+    return windows
+
+
+def _takes_a_mask_for_each_kind(model: PreTrainedModel, windows: list[int | None]) -> bool:
+    """Whether a dict of two masks (``full_attention``, ``sliding_attention``) goes through the model's forward."""
+    if len(set(windows)) > 2 or None not in windows:
+        return False
+    embeddings = model.get_input_embeddings().weight
+    mask = torch.zeros(1, 1, 1, 1, dtype=embeddings.dtype, device=embeddings.device)
+    token = torch.zeros(1, 1, dtype=torch.int64, device=embeddings.device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=token, attention_mask={"full_attention": mask, "sliding_attention": mask})
+    except (AttributeError, TypeError, ValueError, KeyError):
+        return False
+    return True

@@ -1,0 +1,31 @@
+"""Packaging of the ``eagle`` package; run-time dependencies live in requirements.txt, once."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+REQUIREMENTS = [
+    line for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+
+setup(
+    name="eagle-hsd",
+    version="0.1.0",
+    description="EAGLE-3 speculative decoding on stock transformers models, proved lossless",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["eagle", "eagle.*"]),
+    package_data={"eagle": ["heads/*/*"]},
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "ray": ["ray>=2.40"],
+        "8bit": ["bitsandbytes>=0.45"],
+        "dev": [
+            "ruff==0.17.6", "mypy==2.4.1", "pytest>=9,<10", "pytest-timeout>=2.3", "scipy>=1.13", "psutil>=6",
+        ],
+    },
+)

@@ -1,0 +1,172 @@
+"""Answering a question: a chat of one or more turns, decoded and timed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import shortuuid
+import torch
+from torch import Tensor
+
+from eagle.errors import InputError
+from eagle.evaluation.questions import Question
+from eagle.evaluation.records import Record
+from eagle.model.decoding import DecodingInfo
+from eagle.model.ea_model import EaModel
+
+WARM_UP_TOKENS = 16
+EAGLE3, BASELINE = "eagle3", "baseline"
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """What shapes the text of an answer, beside the model.
+
+    Attributes:
+        method: ``eagle3`` or ``baseline`` (autoregressive).
+        temperature: 0 is greedy.
+        top_p: nucleus mass, 1 is off.
+        top_k: most likely tokens kept, 0 is off.
+        max_new_token: new tokens a turn.
+        num_choices: answers to each question.
+        seed: base of every turn's own seed.
+        system_prompt: put before the conversation; None leaves that to the chat template.
+        hsd: hierarchical verification.
+    """
+
+    method: str
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_token: int
+    num_choices: int
+    seed: int
+    system_prompt: str | None
+    hsd: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A finished question: the line for the answers, the lines for the info, and totals for the progress bar."""
+
+    answer: Record
+    infos: list[Record]
+    new_tokens: int
+    seconds: float
+    rounds: int
+    accepted: int
+
+
+class Answerer:
+    """Answers questions with one model.
+
+    Args:
+        model: the pair.
+        settings: how.
+        model_id: name in the answers.
+
+    Raises:
+        InputError: the tokenizer has no chat template.
+    """
+
+    def __init__(self, model: EaModel, settings: AnswerSettings, model_id: str) -> None:
+        self.model, self.settings, self.model_id = model, settings, model_id
+        self.tokenizer = model.get_tokenizer()
+        if not self.tokenizer.chat_template:
+            raise InputError(
+                f"the tokenizer of {model.base_model_path} has no chat template, so it cannot hold a conversation; "
+                "use a chat model, or add chat_template.jinja to its folder"
+            )
+
+    def warm_up(self, question: Question) -> None:
+        """Decode a little, so that what happens only once stays out of the timings."""
+        prompt = self._prompt([{"role": "user", "content": question.turns[0]}])
+        self._decode(prompt, torch.Generator().manual_seed(0), min(WARM_UP_TOKENS, self.settings.max_new_token))
+
+    def answer(self, question: Question) -> Answered:
+        """Answer all turns of a question, ``num_choices`` times.
+
+        Raises:
+            InputError: a prompt that does not fit the model, with the question's id.
+        """
+        choices, infos = [], []
+        try:
+            for index in range(self.settings.num_choices):
+                choice, info = self._choice(question, index)
+                choices.append(choice)
+                infos.append({"question_id": question.question_id, "choice_index": index, **info})
+        except InputError as error:
+            raise InputError(f"question {question.question_id}: {error}") from error
+        answer = {
+            "question_id": question.question_id,
+            "answer_id": shortuuid.uuid(),
+            "model_id": self.model_id,
+            "choices": choices,
+            "tstamp": time.time(),
+        }
+        accept_lengths = [length for info in infos for turn in info["accept_length"] for length in turn]
+        return Answered(
+            answer, infos,
+            new_tokens=sum(sum(choice["new_tokens"]) for choice in choices),
+            seconds=sum(sum(choice["wall_time"]) for choice in choices),
+            rounds=len(accept_lengths), accepted=sum(accept_lengths),
+        )
+
+    def _choice(self, question: Question, index: int) -> tuple[Record, Record]:
+        system = self.settings.system_prompt
+        messages = [{"role": "system", "content": system}] if system else []
+        choice: Record = {"index": index, "turns": [], "idxs": [], "new_tokens": [], "wall_time": []}
+        info: dict[str, list[Any]] = {}
+        for turn, text in enumerate(question.turns):
+            messages.append({"role": "user", "content": text})
+            start = time.perf_counter()
+            prompt = self._prompt(messages)
+            tokenized = time.perf_counter()
+            seed = turn_seed(self.settings.seed, question.question_id, index, turn)
+            output_ids, new_token, idx, decoding = self._decode(
+                prompt, torch.Generator().manual_seed(seed), self.settings.max_new_token
+            )
+            generated = time.perf_counter()
+            reply = self.tokenizer.decode(output_ids[0, prompt.shape[1]:], skip_special_tokens=True).strip()
+            decoded = time.perf_counter()
+            messages.append({"role": "assistant", "content": reply})
+            choice["turns"].append(reply)
+            choice["idxs"].append(idx)
+            choice["new_tokens"].append(new_token)
+            choice["wall_time"].append(generated - tokenized)
+            timings = {
+                "tokenizer_time": tokenized - start,
+                "tokenizer_decode_time": decoded - generated,
+                "generate_time": generated - tokenized,
+            }
+            for key, value in (timings | asdict(decoding)).items():
+                info.setdefault(key, []).append(value)
+        return choice, info
+
+    def _prompt(self, messages: list[dict[str, str]]) -> Tensor:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        return ids.to(self.model.device)
+
+    def _decode(self, prompt: Tensor, generator: torch.Generator,
+                max_new_tokens: int) -> tuple[Tensor, int, int, DecodingInfo]:
+        settings = self.settings
+        common: dict[str, Any] = {
+            "temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k,
+            "max_new_tokens": max_new_tokens, "max_length": prompt.shape[1] + max_new_tokens,
+            "generator": generator, "log": True,
+        }
+        if settings.method == BASELINE:
+            logged = self.model.naivegenerate(prompt, **common)
+        else:
+            logged = self.model.eagenerate(prompt, hsd=settings.hsd, **common)
+        return cast("tuple[Tensor, int, int, DecodingInfo]", logged)
+
+
+def turn_seed(seed: int, question_id: int | str, choice: int, turn: int) -> int:
+    """The seed of one turn: the same whatever was answered before it, in this run or an interrupted one."""
+    digest = hashlib.sha256(f"{seed}/{question_id}/{choice}/{turn}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

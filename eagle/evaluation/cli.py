@@ -1,0 +1,198 @@
+"""What the answering programs share: arguments, error handling, and the run itself."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+
+import eagle
+from eagle import assets
+from eagle.errors import InputError
+from eagle.evaluation import sharding
+from eagle.evaluation.answer import BASELINE, EAGLE3, Answered, Answerer, AnswerSettings
+from eagle.evaluation.loading import DTYPES, ModelChoice, load
+from eagle.evaluation.questions import Question, load_questions
+from eagle.evaluation.records import Record, RunFiles
+from eagle.model.sampling import Warper
+from eagle.model.tree import AUTO_TOTAL_TOKEN, TreeShape
+
+DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
+DEFAULT_BENCH = "mt_bench"
+
+
+def parser(method: str) -> argparse.ArgumentParser:
+    """The arguments of an answering program."""
+    parse = argparse.ArgumentParser(
+        description="Answer benchmark questions with "
+        + ("autoregressive decoding (the baseline)." if method == BASELINE else "EAGLE-3 speculative decoding."),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+    )
+    model = parse.add_argument_group("model")
+    model.add_argument("--base-model-path", help="directory, hub id or embedded alias; neither path: the embedded pair")
+    model.add_argument("--ea-model-path", help="directory or hub id of the draft head")
+    model.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto is the checkpoint's own")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
+    model.add_argument("--load-in-8bit", action="store_true", help="quantise the base model (bitsandbytes, CUDA)")
+    model.add_argument("--use_eagle3", action="store_true", default=True, help="accepted for EAGLE's sake; always on")
+    tree = parse.add_argument_group("draft tree (defaults: those tuned for the head and the device, where it has some, "
+                                    f"else {DEFAULT_TREE.total_token}, {DEFAULT_TREE.depth}, {DEFAULT_TREE.top_k})")
+    tree.add_argument("--total-token", type=int, help=f"nodes, the root included; {AUTO_TOTAL_TOKEN} tunes to the machine")
+    tree.add_argument("--depth", type=int, help="expansions after the first level")
+    tree.add_argument("--top-k", type=int, help="children of an expanded node")
+    sampling = parse.add_argument_group("sampling")
+    sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    sampling.add_argument("--top_p", "--top-p", type=float, default=1.0, help="nucleus mass; 0 and 1 are off")
+    sampling.add_argument("--sample-top-k", type=int, default=0, help="most likely tokens kept; 0 is off")
+    sampling.add_argument("--seed", type=int, default=0, help="base of the seeds, which depend on question and turn only")
+    sampling.add_argument("--hsd", action="store_true", help="hierarchical verification (not available yet)")
+    run = parse.add_argument_group("run")
+    run.add_argument("--bench-name", default=DEFAULT_BENCH, help="folder of the answers, and of the questions")
+    run.add_argument("--folder_id", default="default", help="sub-folder of the answers")
+    run.add_argument("--model-id", help="name in the answers; default: the base model's")
+    run.add_argument("--answer-file", type=Path, help="exactly where the answers go")
+    run.add_argument("--question-file", type=Path, help="FastChat JSONL; default: MT-Bench")
+    run.add_argument("--question-begin", type=int, help="first question, counted from 0")
+    run.add_argument("--question-end", type=int, help="question to stop before")
+    run.add_argument("--max-new-token", type=int, default=1024, help="new tokens a turn")
+    run.add_argument("--num-choices", type=int, default=1, help="answers to each question")
+    run.add_argument("--system-prompt", help="system message of every conversation")
+    gpus = parse.add_argument_group("GPUs")
+    gpus.add_argument("--num-gpus-per-model", type=int, default=1)
+    gpus.add_argument("--num-gpus-total", type=int, default=1, help="more than per model: questions are sharded by Ray")
+    gpus.add_argument("--max-gpu-memory", help="of each GPU, for instance 40GiB")
+    return parse
+
+
+def run_program(program: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+    """Run a program for a person: wrong input is one line and exit status 2, Ctrl-C is 130."""
+    try:
+        program(argv)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished questions are saved, and the same command resumes", file=sys.stderr)
+        return 130
+    return 0
+
+
+def answer_questions(method: str, argv: Sequence[str] | None) -> None:
+    """The whole program: read arguments, load, answer what is not answered yet.
+
+    Raises:
+        InputError: anything the user can put right.
+    """
+    args = parser(method).parse_args(argv)
+    settings = _settings(method, args)
+    if settings.hsd:
+        raise InputError("--hsd: hierarchical verification is not available in this version")
+    questions = load_questions(_question_file(args), args.question_begin, args.question_end)
+    choice = ModelChoice(
+        base_model_path=args.base_model_path, ea_model_path=args.ea_model_path, dtype=args.dtype, device=args.device,
+        load_in_8bit=args.load_in_8bit, gpus=args.num_gpus_per_model, max_gpu_memory=args.max_gpu_memory,
+        total_token=args.total_token, depth=args.depth, top_k=args.top_k, default_tree=DEFAULT_TREE,
+    )
+    workers = sharding.worker_count(args.num_gpus_total, args.num_gpus_per_model)
+    model_id = _model_id(args, settings)
+    files = RunFiles.beside(args.answer_file or _answer_file(args, method, model_id))
+    with files.locked():
+        recorded = files.recorded()
+        if args.total_token == AUTO_TOTAL_TOKEN and recorded is not None:
+            # A resumed run keeps the tree it began with: the text depends on it.
+            choice = replace(choice, total_token=recorded["settings"]["tree"]["total_token"])
+        if workers == 1:
+            model = load(choice)
+            answerer = Answerer(model, settings, model_id)
+            described = _describe(choice, settings, asdict(model.drafter.shape), str(model.target.dtype), model.device.type)
+            finished = files.begin(described, _environment(args), settings.num_choices)
+            open_questions = [question for question in questions if question.question_id not in finished]
+            if open_questions:
+                answerer.warm_up(open_questions[0])
+            _collect(map(answerer.answer, open_questions), files, len(questions), len(open_questions))
+        else:
+            described = _describe(choice, settings, asdict(choice.tree("cuda")), choice.dtype, "cuda")
+            finished = files.begin(described, _environment(args), settings.num_choices)
+            open_questions = [question for question in questions if question.question_id not in finished]
+            answered = sharding.answer_all(choice, settings, model_id, open_questions, workers)
+            _collect(answered, files, len(questions), len(open_questions))
+        files.sort([question.question_id for question in questions])
+    print(f"{files.answers}: {len(questions)} questions answered", file=sys.stderr)
+
+
+def _collect(answered: Iterator[Answered], files: RunFiles, total: int, to_do: int) -> None:
+    """Write answers as they come, with a progress bar of tokens/s and tau (accepted + 1 a round)."""
+    tokens, seconds, rounds, accepted = 0, 0.0, 0, 0
+    with tqdm(total=total, initial=total - to_do, unit="question", dynamic_ncols=True) as bar:
+        for item in answered:
+            files.append(item.answer, item.infos)
+            tokens, seconds = tokens + item.new_tokens, seconds + item.seconds
+            rounds, accepted = rounds + item.rounds, accepted + item.accepted
+            bar.set_postfix({"tok/s": f"{tokens / seconds:.1f}", "tau": f"{1 + accepted / max(rounds, 1):.2f}"})
+            bar.update()
+
+
+def _settings(method: str, args: argparse.Namespace) -> AnswerSettings:
+    Warper(args.temperature, args.top_p, args.sample_top_k)
+    for name in ("max_new_token", "num_choices"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
+    return AnswerSettings(
+        method=method, temperature=args.temperature, top_p=args.top_p, top_k=args.sample_top_k,
+        max_new_token=args.max_new_token, num_choices=args.num_choices, seed=args.seed,
+        system_prompt=args.system_prompt, hsd=args.hsd,
+    )
+
+
+def _question_file(args: argparse.Namespace) -> Path:
+    if args.question_file is not None:
+        return args.question_file
+    if args.bench_name == DEFAULT_BENCH:
+        return assets.mt_bench_questions()
+    file = Path(args.bench_name) / "question.jsonl"
+    if not file.is_file():
+        raise InputError(f"no questions for --bench-name {args.bench_name}: put them at {file}, or name a --question-file")
+    return file
+
+
+def _model_id(args: argparse.Namespace, settings: AnswerSettings) -> str:
+    """Name of the model and its sampling, as EAGLE's files have it: ``<model-id>-temperature-<t>[-top_p-<p>]``."""
+    name = args.model_id or Path(args.base_model_path or assets.DEFAULT_PAIR).name
+    top_p = f"-top_p-{settings.top_p}" if 0.0 < settings.top_p < 1.0 else ""
+    return f"{name}-temperature-{settings.temperature}{top_p}"
+
+
+def _answer_file(args: argparse.Namespace, method: str, model_id: str) -> Path:
+    suffix = {EAGLE3: "ea", BASELINE: "baseline"}[method]
+    return Path(args.bench_name) / args.folder_id / f"{model_id}_{suffix}.jsonl"
+
+
+def _describe(choice: ModelChoice, settings: AnswerSettings, tree: Record, dtype: str, device: str) -> Record:
+    """Everything that shapes the text; answers of other settings are never mixed with these."""
+    described: Record = {
+        "base_model": choice.base_model_path or assets.DEFAULT_PAIR,
+        "dtype": dtype.removeprefix("torch."), "device": device, "load_in_8bit": choice.load_in_8bit, **asdict(settings),
+    }
+    if settings.method == EAGLE3:
+        described |= {"ea_model": choice.ea_model_path or assets.DEFAULT_PAIR, "tree": tree}
+    return described
+
+
+def _environment(args: argparse.Namespace) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "arguments": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "eagle": eagle.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
+        "python": platform.python_version(), "platform": platform.platform(),
+        "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,21 @@
+"""Answer benchmark questions autoregressively: ``python -m eagle.evaluation.gen_baseline_answer_llama3chat``.
+
+The same target path, sampling and files as ``gen_ea_answer_llama3chat``, without drafts: what speed-ups are relative to.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from eagle.evaluation.answer import BASELINE
+from eagle.evaluation.cli import answer_questions, run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(lambda given: answer_questions(BASELINE, given), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

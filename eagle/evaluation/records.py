@@ -1,0 +1,186 @@
+"""The three files of a run: answers, per-turn info, and the settings they were made with.
+
+Answers and info are JSON lines, appended and flushed question by question, so whatever happens to a run its finished
+questions stay. The settings decide whether a later run may add to the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from eagle import assets
+from eagle.errors import InputError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run writes.
+
+    Attributes:
+        answers: one line per question, in FastChat's format.
+        info: one line per question and choice.
+        run: settings and environment, one JSON object.
+    """
+
+    answers: Path
+    info: Path
+    run: Path
+
+    @classmethod
+    def beside(cls, answers: Path) -> RunFiles:
+        """The files of a run whose answers go to ``answers``."""
+        stem = answers.name.removesuffix(".jsonl")
+        return cls(answers, answers.with_name(f"{stem}_info.jsonl"), answers.with_name(f"{stem}_run.json"))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the same files meanwhile.
+
+        Raises:
+            InputError: another process is writing them, or the folder cannot be written to.
+        """
+        try:
+            self.answers.parent.mkdir(parents=True, exist_ok=True)
+            self.answers.open("ab").close()
+            locks = assets.cache_dir() / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {self.answers}: {error}") from error
+        name = hashlib.sha256(str(self.answers.resolve()).encode()).hexdigest()[:16]
+        lock = FileLock(locks / f"{name}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout:
+            raise InputError(f"another run is writing {self.answers}; wait for it, or choose another --folder_id") from None
+        finally:
+            if self.answers.exists() and self.answers.stat().st_size == 0:
+                self.answers.unlink()
+
+    def recorded(self) -> Record | None:
+        """The contents of the run file; None if there are no answers yet.
+
+        Raises:
+            InputError: answers without a readable run file.
+        """
+        if not self.answers.exists() or self.answers.stat().st_size == 0:
+            return None
+        try:
+            recorded: Record = json.loads(self.run.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.answers} has answers, but its settings {self.run.name} cannot be read ({error}); "
+                "move the answers away or choose another --folder_id"
+            ) from error
+        return recorded
+
+    def begin(self, settings: Record, environment: Record, choices: int) -> set[int | str]:
+        """Start or resume; a truncated last line is dropped, and so is a question that is not in both files.
+
+        Args:
+            settings: everything that shapes the text; must equal that of the answers already there.
+            environment: versions and the like, for the record.
+            choices: answers per question.
+
+        Returns:
+            The ids of the questions that are finished.
+
+        Raises:
+            InputError: answers of other settings, or a malformed line that is not the last one.
+        """
+        recorded = self.recorded()
+        if recorded is not None:
+            self._refuse_other_settings(recorded.get("settings", {}), settings)
+        _replace(self.run, json.dumps({"settings": settings, "environment": environment}, indent=2) + "\n")
+        answers, infos = _read_lines(self.answers), _read_lines(self.info)
+        described = Counter(info["question_id"] for _, info in infos)
+        finished = {answer["question_id"] for _, answer in answers if described[answer["question_id"]] == choices}
+        for file, lines in ((self.answers, answers), (self.info, infos)):
+            kept = "".join(line for line, record in lines if record["question_id"] in finished)
+            if file.exists() and file.stat().st_size != len(kept.encode()):
+                _replace(file, kept)
+        return finished
+
+    def _refuse_other_settings(self, recorded: Record, settings: Record) -> None:
+        different = [key for key in sorted(recorded.keys() | settings.keys()) if recorded.get(key) != settings.get(key)]
+        if different:
+            key = different[0]
+            more = f" (and {', '.join(different[1:])})" if different[1:] else ""
+            raise InputError(
+                f"{self.answers} was made with {key}={recorded.get(key)!r}, this run has {settings.get(key)!r}{more}; "
+                "choose another --folder_id or --model-id, or move the file away"
+            )
+
+    def append(self, answer: Record, infos: Sequence[Record]) -> None:
+        """Add a finished question: its info first, so an answer is never without.
+
+        Raises:
+            InputError: the disk refused.
+        """
+        try:
+            _append(self.info, infos)
+            _append(self.answers, [answer])
+        except OSError as error:
+            raise InputError(f"cannot write to {self.answers.parent}: {error}; earlier questions are saved, and the same "
+                             "command resumes") from error
+
+    def sort(self, order: Sequence[int | str]) -> None:
+        """Bring both files into the order of the questions, if they finished in another one."""
+        rank = {question_id: place for place, question_id in enumerate(order)}
+        for file in (self.answers, self.info):
+            lines = _read_lines(file)
+            ordered = sorted(lines, key=lambda item: rank.get(item[1]["question_id"], len(rank)))
+            if ordered != lines:
+                _replace(file, "".join(line for line, _ in ordered))
+
+
+def _append(file: Path, records: Sequence[Record]) -> None:
+    with file.open("a", encoding="utf-8") as sink:
+        sink.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        sink.flush()
+        os.fsync(sink.fileno())
+
+
+def _replace(file: Path, text: str) -> None:
+    """Rewrite a file at once: readers and a kill see the old contents or the new."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error}") from error
+
+
+def read_records(file: Path) -> list[Record]:
+    """What the complete lines of a JSON-lines file hold; nothing where there is no file."""
+    return [record for _, record in _read_lines(file)]
+
+
+def _read_lines(file: Path) -> list[tuple[str, Record]]:
+    """The complete lines of a file with what they hold; a last line without its newline is left out."""
+    if not file.exists():
+        return []
+    lines = file.read_bytes().split(b"\n")[:-1]
+    read = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8")
+            record = json.loads(text)
+            if not isinstance(record, dict) or "question_id" not in record:
+                raise ValueError("no object with a question_id")
+        except ValueError as error:
+            raise InputError(f"{file}, line {number}: {error}; move the file away to start anew") from None
+        read.append((text + "\n", record))
+    return read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import hashlib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +96,8 @@ def answer_questions(method: str, argv: Sequence[str] | None) -> None:
     settings = _settings(method, args)
     if settings.hsd:
         raise InputError("--hsd: hierarchical verification is not available in this version")
-    questions = load_questions(_question_file(args), args.question_begin, args.question_end)
+    question_file = _question_file(args)
+    questions = load_questions(question_file, args.question_begin, args.question_end)
     choice = ModelChoice(
         base_model_path=args.base_model_path, ea_model_path=args.ea_model_path, dtype=args.dtype, device=args.device,
         load_in_8bit=args.load_in_8bit, gpus=args.num_gpus_per_model, max_gpu_memory=args.max_gpu_memory,
@@ -105,6 +106,7 @@ def answer_questions(method: str, argv: Sequence[str] | None) -> None:
     workers = sharding.worker_count(args.num_gpus_total, args.num_gpus_per_model)
     model_id = _model_id(args, settings)
     files = RunFiles.beside(args.answer_file or _answer_file(args, method, model_id))
+    described = _describe(choice, settings, question_file)
     with files.locked():
         recorded = files.recorded()
         if args.total_token == AUTO_TOTAL_TOKEN and recorded is not None:
@@ -113,14 +115,14 @@ def answer_questions(method: str, argv: Sequence[str] | None) -> None:
         if workers == 1:
             model = load(choice)
             answerer = Answerer(model, settings, model_id)
-            described = _describe(choice, settings, asdict(model.drafter.shape), str(model.target.dtype), model.device.type)
+            described |= {"tree": asdict(model.drafter.shape), "dtype": str(model.target.dtype), "device": model.device.type}
             finished = files.begin(described, _environment(args), settings.num_choices)
             open_questions = [question for question in questions if question.question_id not in finished]
             if open_questions:
                 answerer.warm_up(open_questions[0])
             _collect(map(answerer.answer, open_questions), files, len(questions), len(open_questions))
         else:
-            described = _describe(choice, settings, asdict(choice.tree("cuda")), choice.dtype, "cuda")
+            described |= {"tree": asdict(choice.tree("cuda")), "dtype": choice.dtype, "device": "cuda"}
             finished = files.begin(described, _environment(args), settings.num_choices)
             open_questions = [question for question in questions if question.question_id not in finished]
             answered = sharding.answer_all(choice, settings, model_id, open_questions, workers)
@@ -176,15 +178,15 @@ def _answer_file(args: argparse.Namespace, method: str, model_id: str) -> Path:
     return Path(args.bench_name) / args.folder_id / f"{model_id}_{suffix}.jsonl"
 
 
-def _describe(choice: ModelChoice, settings: AnswerSettings, tree: Record, dtype: str, device: str) -> Record:
-    """Everything that shapes the text; answers of other settings are never mixed with these."""
-    described: Record = {
+def _describe(choice: ModelChoice, settings: AnswerSettings, question_file: Path) -> Record:
+    """What shapes the text and is known before loading; answers of other settings are never mixed with these."""
+    return {
         "base_model": choice.base_model_path or assets.DEFAULT_PAIR,
-        "dtype": dtype.removeprefix("torch."), "device": device, "load_in_8bit": choice.load_in_8bit, **asdict(settings),
+        "ea_model": choice.ea_model_path or assets.DEFAULT_PAIR,
+        "load_in_8bit": choice.load_in_8bit,
+        "questions_sha256": hashlib.sha256(question_file.read_bytes()).hexdigest(),
+        **asdict(settings),
     }
-    if settings.method == EAGLE3:
-        described |= {"ea_model": choice.ea_model_path or assets.DEFAULT_PAIR, "tree": tree}
-    return described
 
 
 def _environment(args: argparse.Namespace) -> dict[str, Any]:

@@ -238,10 +238,11 @@ def _embedding(own: Tensor | None, config: HeadConfig, target: Target) -> Tensor
     if tuple(table.shape) != needed:
         whose = "the target's, since the head has none," if own is None else "the head's 'embed_tokens.weight'"
         raise InputError(f"the embedding table, {whose} has shape {tuple(table.shape)}; the head needs {needed}")
+    shared = target.embedding.detach()
     if own is None:
-        return table.detach()
+        return shared
     own = own.to(target.device, target.dtype)
-    return table.detach() if torch.equal(own, target.embedding) else own
+    return shared if torch.equal(own, shared) else own
 
 
 def _d2t(d2t: Tensor | None, t2d: Tensor | None, config: HeadConfig) -> Tensor:

@@ -196,19 +196,23 @@ def test_damaged_folders_are_explained(base: Path, target: Target, tmp_path: Pat
         load_head(str(folder), target)
 
 
-@pytest.mark.parametrize("path", ["no/such/folder", "../nowhere", "someone/no-such-model"])
-def test_missing_paths_are_explained(base: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_paths_are_explained(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a fresh process with the hub switched off, so the test needs no network."""
     code = ("import sys; from eagle.model.ea_model import EaModel\n"
-            "try: EaModel.from_pretrained(base_model_path=sys.argv[1], ea_model_path=sys.argv[2])\n"
-            "except ValueError as error: print(error)")
+            "for base, head in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+            "    try: EaModel.from_pretrained(base_model_path=base, ea_model_path=head)\n"
+            "    except ValueError as error: print(error)")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for pair, what in (((str(base), path), "the draft head"), ((path, str(base)), "the base model")):
-        result = subprocess.run([sys.executable, "-c", code, *pair], capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        assert path in result.stdout
-        assert what in result.stdout
-        assert result.stdout.count("\n") == 1
+    paths = ["no/such/folder", "../nowhere", "someone/no-such-model"]
+    pairs = [(str(base), path) for path in paths] + [(path, str(base)) for path in paths]
+    result = subprocess.run([sys.executable, "-c", code, *(path for pair in pairs for path in pair)],
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(pairs)
+    for line, path, what in zip(lines, paths * 2, ["the draft head"] * 3 + ["the base model"] * 3, strict=True):
+        assert path in line
+        assert what in line
 
 
 def test_half_a_pair_is_refused() -> None:

@@ -6,7 +6,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 REQUIREMENTS = [
-    line for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    line
+    for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
     if line and not line.startswith("#")
 ]
 
@@ -25,7 +26,12 @@ setup(
         "ray": ["ray>=2.40"],
         "8bit": ["bitsandbytes>=0.45"],
         "dev": [
-            "ruff==0.17.6", "mypy==2.4.1", "pytest>=9,<10", "pytest-timeout>=2.3", "scipy>=1.13", "psutil>=6",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "pytest>=9,<10",
+            "pytest-timeout>=2.3",
+            "scipy>=1.13",
+            "psutil>=6",
         ],
     },
 )

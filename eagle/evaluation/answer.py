@@ -81,6 +81,14 @@ class Answerer:
                 "use a chat model, or add chat_template.jinja to its folder"
             )
 
+    def facts(self) -> Record:
+        """What shapes the text and is known only of a loaded model."""
+        target = self.model.target
+        facts: Record = {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
+        if self.settings.method == EAGLE3:
+            facts["tree"] = asdict(self.model.drafter.shape)
+        return facts
+
     def warm_up(self, question: Question) -> None:
         """Decode a little, so that what happens only once stays out of the timings."""
         prompt = self._prompt([{"role": "user", "content": question.turns[0]}])
@@ -109,10 +117,12 @@ class Answerer:
         }
         accept_lengths = [length for info in infos for turn in info["accept_length"] for length in turn]
         return Answered(
-            answer, infos,
+            answer,
+            infos,
             new_tokens=sum(sum(choice["new_tokens"]) for choice in choices),
             seconds=sum(sum(choice["wall_time"]) for choice in choices),
-            rounds=len(accept_lengths), accepted=sum(accept_lengths),
+            rounds=len(accept_lengths),
+            accepted=sum(accept_lengths),
         )
 
     def _choice(self, question: Question, index: int) -> tuple[Record, Record]:
@@ -130,7 +140,7 @@ class Answerer:
                 prompt, torch.Generator().manual_seed(seed), self.settings.max_new_token
             )
             generated = time.perf_counter()
-            reply = self.tokenizer.decode(output_ids[0, prompt.shape[1]:], skip_special_tokens=True).strip()
+            reply = self.tokenizer.decode(output_ids[0, prompt.shape[1] :], skip_special_tokens=True).strip()
             decoded = time.perf_counter()
             messages.append({"role": "assistant", "content": reply})
             choice["turns"].append(reply)
@@ -151,13 +161,18 @@ class Answerer:
         ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         return ids.to(self.model.device)
 
-    def _decode(self, prompt: Tensor, generator: torch.Generator,
-                max_new_tokens: int) -> tuple[Tensor, int, int, DecodingInfo]:
+    def _decode(
+        self, prompt: Tensor, generator: torch.Generator, max_new_tokens: int
+    ) -> tuple[Tensor, int, int, DecodingInfo]:
         settings = self.settings
         common: dict[str, Any] = {
-            "temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k,
-            "max_new_tokens": max_new_tokens, "max_length": prompt.shape[1] + max_new_tokens,
-            "generator": generator, "log": True,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "top_k": settings.top_k,
+            "max_new_tokens": max_new_tokens,
+            "max_length": prompt.shape[1] + max_new_tokens,
+            "generator": generator,
+            "log": True,
         }
         if settings.method == BASELINE:
             logged = self.model.naivegenerate(prompt, **common)

@@ -19,9 +19,9 @@ import eagle
 from eagle import assets
 from eagle.errors import InputError
 from eagle.evaluation import sharding
-from eagle.evaluation.answer import BASELINE, EAGLE3, Answered, Answerer, AnswerSettings
-from eagle.evaluation.loading import DTYPES, ModelChoice, load
-from eagle.evaluation.questions import Question, load_questions
+from eagle.evaluation.answer import BASELINE, EAGLE3, Answered, AnswerSettings
+from eagle.evaluation.loading import DTYPES, ModelChoice
+from eagle.evaluation.questions import load_questions
 from eagle.evaluation.records import Record, RunFiles
 from eagle.model.sampling import Warper
 from eagle.model.tree import AUTO_TOTAL_TOKEN, TreeShape
@@ -35,7 +35,8 @@ def parser(method: str) -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         description="Answer benchmark questions with "
         + ("autoregressive decoding (the baseline)." if method == BASELINE else "EAGLE-3 speculative decoding."),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     model = parse.add_argument_group("model")
     model.add_argument("--base-model-path", help="directory, hub id or embedded alias; neither path: the embedded pair")
@@ -44,16 +45,22 @@ def parser(method: str) -> argparse.ArgumentParser:
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
     model.add_argument("--load-in-8bit", action="store_true", help="quantise the base model (bitsandbytes, CUDA)")
     model.add_argument("--use_eagle3", action="store_true", default=True, help="accepted for EAGLE's sake; always on")
-    tree = parse.add_argument_group("draft tree (defaults: those tuned for the head and the device, where it has some, "
-                                    f"else {DEFAULT_TREE.total_token}, {DEFAULT_TREE.depth}, {DEFAULT_TREE.top_k})")
-    tree.add_argument("--total-token", type=int, help=f"nodes, the root included; {AUTO_TOTAL_TOKEN} tunes to the machine")
+    tree = parse.add_argument_group(
+        "draft tree (defaults: those tuned for the head and the device, where it has some, "
+        f"else {DEFAULT_TREE.total_token}, {DEFAULT_TREE.depth}, {DEFAULT_TREE.top_k})"
+    )
+    tree.add_argument(
+        "--total-token", type=int, help=f"nodes, the root included; {AUTO_TOTAL_TOKEN} tunes to the machine"
+    )
     tree.add_argument("--depth", type=int, help="expansions after the first level")
     tree.add_argument("--top-k", type=int, help="children of an expanded node")
     sampling = parse.add_argument_group("sampling")
     sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
     sampling.add_argument("--top_p", "--top-p", type=float, default=1.0, help="nucleus mass; 0 and 1 are off")
     sampling.add_argument("--sample-top-k", type=int, default=0, help="most likely tokens kept; 0 is off")
-    sampling.add_argument("--seed", type=int, default=0, help="base of the seeds, which depend on question and turn only")
+    sampling.add_argument(
+        "--seed", type=int, default=0, help="base of the seeds, which depend on question and turn only"
+    )
     sampling.add_argument("--hsd", action="store_true", help="hierarchical verification (not available yet)")
     run = parse.add_argument_group("run")
     run.add_argument("--bench-name", default=DEFAULT_BENCH, help="folder of the answers, and of the questions")
@@ -99,9 +106,17 @@ def answer_questions(method: str, argv: Sequence[str] | None) -> None:
     question_file = _question_file(args)
     questions = load_questions(question_file, args.question_begin, args.question_end)
     choice = ModelChoice(
-        base_model_path=args.base_model_path, ea_model_path=args.ea_model_path, dtype=args.dtype, device=args.device,
-        load_in_8bit=args.load_in_8bit, gpus=args.num_gpus_per_model, max_gpu_memory=args.max_gpu_memory,
-        total_token=args.total_token, depth=args.depth, top_k=args.top_k, default_tree=DEFAULT_TREE,
+        base_model_path=args.base_model_path,
+        ea_model_path=args.ea_model_path,
+        dtype=args.dtype,
+        device=args.device,
+        load_in_8bit=args.load_in_8bit,
+        gpus=args.num_gpus_per_model,
+        max_gpu_memory=args.max_gpu_memory,
+        total_token=args.total_token,
+        depth=args.depth,
+        top_k=args.top_k,
+        default_tree=DEFAULT_TREE,
     )
     workers = sharding.worker_count(args.num_gpus_total, args.num_gpus_per_model)
     model_id = _model_id(args, settings)
@@ -109,24 +124,16 @@ def answer_questions(method: str, argv: Sequence[str] | None) -> None:
     described = _describe(choice, settings, question_file)
     with files.locked():
         recorded = files.recorded()
-        if args.total_token == AUTO_TOTAL_TOKEN and recorded is not None:
+        if args.total_token == AUTO_TOTAL_TOKEN and recorded is not None and "tree" in recorded["settings"]:
             # A resumed run keeps the tree it began with: the text depends on it.
             choice = replace(choice, total_token=recorded["settings"]["tree"]["total_token"])
         if workers == 1:
-            model = load(choice)
-            answerer = Answerer(model, settings, model_id)
-            described |= {"tree": asdict(model.drafter.shape), "dtype": str(model.target.dtype), "device": model.device.type}
-            finished = files.begin(described, _environment(args), settings.num_choices)
-            open_questions = [question for question in questions if question.question_id not in finished]
-            if open_questions:
-                answerer.warm_up(open_questions[0])
-            _collect(map(answerer.answer, open_questions), files, len(questions), len(open_questions))
+            models: sharding.OneModel | sharding.ShardedModels = sharding.OneModel(choice, settings, model_id)
         else:
-            described |= {"tree": asdict(choice.tree("cuda")), "dtype": choice.dtype, "device": "cuda"}
-            finished = files.begin(described, _environment(args), settings.num_choices)
-            open_questions = [question for question in questions if question.question_id not in finished]
-            answered = sharding.answer_all(choice, settings, model_id, open_questions, workers)
-            _collect(answered, files, len(questions), len(open_questions))
+            models = sharding.ShardedModels(choice, settings, model_id, workers)
+        finished = files.begin(described | models.facts, _environment(args), settings.num_choices)
+        to_do = [question for question in questions if question.question_id not in finished]
+        _collect(models.answer_all(to_do), files, len(questions), len(to_do))
         files.sort([question.question_id for question in questions])
     print(f"{files.answers}: {len(questions)} questions answered", file=sys.stderr)
 
@@ -149,9 +156,15 @@ def _settings(method: str, args: argparse.Namespace) -> AnswerSettings:
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
     return AnswerSettings(
-        method=method, temperature=args.temperature, top_p=args.top_p, top_k=args.sample_top_k,
-        max_new_token=args.max_new_token, num_choices=args.num_choices, seed=args.seed,
-        system_prompt=args.system_prompt, hsd=args.hsd,
+        method=method,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.sample_top_k,
+        max_new_token=args.max_new_token,
+        num_choices=args.num_choices,
+        seed=args.seed,
+        system_prompt=args.system_prompt,
+        hsd=args.hsd,
     )
 
 
@@ -162,7 +175,9 @@ def _question_file(args: argparse.Namespace) -> Path:
         return assets.mt_bench_questions()
     file = Path(args.bench_name) / "question.jsonl"
     if not file.is_file():
-        raise InputError(f"no questions for --bench-name {args.bench_name}: put them at {file}, or name a --question-file")
+        raise InputError(
+            f"no questions for --bench-name {args.bench_name}: put them at {file}, or name a --question-file"
+        )
     return file
 
 
@@ -180,9 +195,10 @@ def _answer_file(args: argparse.Namespace, method: str, model_id: str) -> Path:
 
 def _describe(choice: ModelChoice, settings: AnswerSettings, question_file: Path) -> Record:
     """What shapes the text and is known before loading; answers of other settings are never mixed with these."""
+    drafted = {"ea_model": choice.ea_model_path or assets.DEFAULT_PAIR} if settings.method == EAGLE3 else {}
     return {
         "base_model": choice.base_model_path or assets.DEFAULT_PAIR,
-        "ea_model": choice.ea_model_path or assets.DEFAULT_PAIR,
+        **drafted,
         "load_in_8bit": choice.load_in_8bit,
         "questions_sha256": hashlib.sha256(question_file.read_bytes()).hexdigest(),
         **asdict(settings),
@@ -193,8 +209,11 @@ def _environment(args: argparse.Namespace) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "arguments": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
-        "eagle": eagle.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
-        "python": platform.python_version(), "platform": platform.platform(),
+        "eagle": eagle.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
         "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }

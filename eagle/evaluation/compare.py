@@ -56,9 +56,12 @@ def totals(answers: Path) -> Totals:
         raise InputError(f"{answers}: no answers with their info ({files.info.name}) there")
     lengths = [length for info in infos for turn in info["accept_length"] for length in turn]
     return Totals(
-        name=answers.name.removesuffix(".jsonl"), questions=len(answered),
+        name=answers.name.removesuffix(".jsonl"),
+        questions=len(answered),
         new_tokens=sum(sum(choice["new_tokens"]) for answer in answered for choice in answer["choices"]),
-        seconds=sum(sum(info["generate_time"]) for info in infos), rounds=len(lengths), accepted=sum(lengths),
+        seconds=sum(sum(info["generate_time"]) for info in infos),
+        rounds=len(lengths),
+        accepted=sum(lengths),
     )
 
 
@@ -66,8 +69,16 @@ def table(runs: Sequence[Totals]) -> str:
     """Lines of an aligned table; the first run is the baseline."""
     rows = [("run", "questions", "new tokens", "tokens/s", "speed-up", "tau")]
     for run in runs:
-        rows.append((run.name, str(run.questions), str(run.new_tokens), f"{run.tokens_per_second:.1f}",
-                     f"{run.tokens_per_second / runs[0].tokens_per_second:.2f}x", f"{run.tau:.2f}"))
+        rows.append(
+            (
+                run.name,
+                str(run.questions),
+                str(run.new_tokens),
+                f"{run.tokens_per_second:.1f}",
+                f"{run.tokens_per_second / runs[0].tokens_per_second:.2f}x",
+                f"{run.tau:.2f}",
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
 

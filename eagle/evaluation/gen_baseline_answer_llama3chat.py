@@ -1,6 +1,6 @@
 """Answer benchmark questions autoregressively: ``python -m eagle.evaluation.gen_baseline_answer_llama3chat``.
 
-The same target path, sampling and files as ``gen_ea_answer_llama3chat``, without drafts: what speed-ups are relative to.
+The same target path, sampling and files as ``gen_ea_answer_llama3chat``, without drafts: speed-ups are relative to it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 
 from eagle import assets
 from eagle.errors import InputError
+from eagle.model.checkpoint import local_folder
 from eagle.model.ea_model import EaModel, best_device
 from eagle.model.tree import TreeShape
 
@@ -49,15 +50,10 @@ class ModelChoice:
     top_k: int | None
     default_tree: TreeShape
 
-    def tree(self, device: str) -> TreeShape:
-        """The tree for this kind of device (``total_token=-1`` left for the model to tune)."""
-        total_token, depth, top_k = self.tree_arguments(device)
-        return TreeShape(total_token, depth, top_k)
-
     def tree_arguments(self, device: str) -> tuple[int, int, int]:
         """``total_token, depth, top_k``: given, else tuned for the head and the device, else the default."""
         _, head = assets.resolve_pair(self.base_model_path, self.ea_model_path)
-        tuned = tuned_tree(Path(head), device) or self.default_tree
+        tuned = tuned_tree(local_folder(head, "the draft head"), device) or self.default_tree
         return (
             tuned.total_token if self.total_token is None else self.total_token,
             tuned.depth if self.depth is None else self.depth,
@@ -105,8 +101,12 @@ def load(choice: ModelChoice) -> EaModel:
     if choice.load_in_8bit:
         kwargs["quantization_config"] = _eight_bit(kind)
     return EaModel.from_pretrained(
-        base_model_path=choice.base_model_path, ea_model_path=choice.ea_model_path,
-        total_token=total_token, depth=depth, top_k=top_k, **kwargs,
+        base_model_path=choice.base_model_path,
+        ea_model_path=choice.ea_model_path,
+        total_token=total_token,
+        depth=depth,
+        top_k=top_k,
+        **kwargs,
     )
 
 

@@ -64,7 +64,9 @@ class RunFiles:
             with lock.acquire(timeout=0):
                 yield
         except Timeout:
-            raise InputError(f"another run is writing {self.answers}; wait for it, or choose another --folder_id") from None
+            raise InputError(
+                f"another run is writing {self.answers}; wait for it, or choose another --folder_id"
+            ) from None
         finally:
             if self.answers.exists() and self.answers.stat().st_size == 0:
                 self.answers.unlink()
@@ -133,8 +135,10 @@ class RunFiles:
             _append(self.info, infos)
             _append(self.answers, [answer])
         except OSError as error:
-            raise InputError(f"cannot write to {self.answers.parent}: {error}; earlier questions are saved, and the same "
-                             "command resumes") from error
+            raise InputError(
+                f"cannot write to {self.answers.parent}: {error}; earlier questions are saved, and the same "
+                "command resumes"
+            ) from error
 
     def sort(self, order: Sequence[int | str]) -> None:
         """Bring both files into the order of the questions, if they finished in another one."""

@@ -29,9 +29,7 @@ CONFIG_NAME = "config.json"
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 # Left in some checkpoints by training or by old versions of transformers; no part of the head.
-IGNORED_KEYS = frozenset(
-    {"verifier_norm.weight", "verifier_lm_head.weight", "midlayer.self_attn.rotary_emb.inv_freq"}
-)
+IGNORED_KEYS = frozenset({"verifier_norm.weight", "verifier_lm_head.weight", "midlayer.self_attn.rotary_emb.inv_freq"})
 
 
 def local_folder(path_or_id: str, what: str) -> Path:
@@ -97,7 +95,9 @@ def head_config(raw: dict[str, Any], target: Target) -> HeadConfig:
     nested = raw.get("eagle_config") or {}
     flat = raw.get("transformer_layer_config", {}) if kind else raw
     try:
-        layer = LlamaConfig(**{key: value for key, value in flat.items() if key not in ("model_type", "dtype", "torch_dtype")})
+        layer = LlamaConfig(
+            **{key: value for key, value in flat.items() if key not in ("model_type", "dtype", "torch_dtype")}
+        )
     except Exception as error:  # validation errors of many types, all of them about the file's contents
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the draft head's {CONFIG_NAME} is no valid Llama configuration: {reason}") from error
@@ -219,16 +219,22 @@ def _check_keys(head: Eagle3Head, state: dict[str, Tensor]) -> None:
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())
     if missing:
-        raise InputError(f"the draft head lacks the tensor {missing[0]!r} of shape {expected[missing[0]]}"
-                         + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-                         + (f"; it has the unknown tensor {unknown[0]!r}" if unknown else ""))
+        raise InputError(
+            f"the draft head lacks the tensor {missing[0]!r} of shape {expected[missing[0]]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + (f"; it has the unknown tensor {unknown[0]!r}" if unknown else "")
+        )
     if unknown:
-        raise InputError(f"the draft head has the unknown tensor {unknown[0]!r} of shape {tuple(state[unknown[0]].shape)}"
-                         + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""))
+        raise InputError(
+            f"the draft head has the unknown tensor {unknown[0]!r} of shape {tuple(state[unknown[0]].shape)}"
+            + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+        )
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
-            raise InputError(f"the draft head's tensor {key!r} has shape {tuple(state[key].shape)}; "
-                             f"its configuration and this target need {shape}")
+            raise InputError(
+                f"the draft head's tensor {key!r} has shape {tuple(state[key].shape)}; "
+                f"its configuration and this target need {shape}"
+            )
 
 
 def _embedding(own: Tensor | None, config: HeadConfig, target: Target) -> Tensor:
@@ -250,20 +256,26 @@ def _d2t(d2t: Tensor | None, t2d: Tensor | None, config: HeadConfig) -> Tensor:
     draft_size, target_size = config.draft_vocab_size, config.layer.vocab_size
     if d2t is None:
         if draft_size != target_size:
-            raise InputError(f"the draft head lacks the tensor 'd2t', which maps its {draft_size} draft tokens to the "
-                             f"target's {target_size}")
+            raise InputError(
+                f"the draft head lacks the tensor 'd2t', which maps its {draft_size} draft tokens to the "
+                f"target's {target_size}"
+            )
         return torch.zeros(draft_size, dtype=torch.int64)
     if tuple(d2t.shape) != (draft_size,):
-        raise InputError(f"the draft head's tensor 'd2t' has shape {tuple(d2t.shape)}; "
-                         f"its configuration needs {(draft_size,)}")
+        raise InputError(
+            f"the draft head's tensor 'd2t' has shape {tuple(d2t.shape)}; its configuration needs {(draft_size,)}"
+        )
     mapped = torch.arange(draft_size) + d2t.long()
     if mapped.min() < 0 or mapped.max() >= target_size or len(mapped.unique()) != draft_size:
-        raise InputError(f"the draft head's 'd2t' does not map its {draft_size} draft tokens one-to-one into the "
-                         f"target's {target_size}")
+        raise InputError(
+            f"the draft head's 'd2t' does not map its {draft_size} draft tokens one-to-one into the "
+            f"target's {target_size}"
+        )
     if t2d is not None:
         if tuple(t2d.shape) != (target_size,):
-            raise InputError(f"the draft head's tensor 't2d' has shape {tuple(t2d.shape)}; this target needs "
-                             f"{(target_size,)}")
+            raise InputError(
+                f"the draft head's tensor 't2d' has shape {tuple(t2d.shape)}; this target needs {(target_size,)}"
+            )
         if int(t2d.bool().sum()) != draft_size or not t2d.bool()[mapped].all():
             raise InputError("the draft head's 't2d' marks other tokens than its 'd2t' maps to")
     return d2t.long()

@@ -55,9 +55,18 @@ class Decoding:
         processor_time: seconds that building the warper took, for the record.
     """
 
-    def __init__(self, target: Target, drafter: Drafter | None, input_ids: Tensor, warper: Warper, limit: int,
-                 stop_ids: frozenset[int], generator: torch.Generator | None, rule: Rule | None = None,
-                 processor_time: float = 0.0) -> None:
+    def __init__(
+        self,
+        target: Target,
+        drafter: Drafter | None,
+        input_ids: Tensor,
+        warper: Warper,
+        limit: int,
+        stop_ids: frozenset[int],
+        generator: torch.Generator | None,
+        rule: Rule | None = None,
+        processor_time: float = 0.0,
+    ) -> None:
         self.target, self.drafter, self.warper = target, drafter, warper
         self.verify: Rule = rule or RULES["greedy" if warper.greedy else "tokenwise"]
         self.limit, self.stop_ids, self.generator = limit, stop_ids, generator

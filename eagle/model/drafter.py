@@ -67,7 +67,11 @@ class _Level:
         self.seen = torch.cat([self.seen[parents], itself], dim=1)
         committed = itself.new_ones(n, self.cache.committed)
         output = self.head(
-            self.head.to_target(tokens), self.hidden[parents], self.cache, self.slot, self.position,
+            self.head.to_target(tokens),
+            self.hidden[parents],
+            self.cache,
+            self.slot,
+            self.position,
             seen=torch.cat([committed, self.seen], dim=1),
         )
         logits, self.hidden = self.head.predict(output)

@@ -46,9 +46,16 @@ class EaModel:
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
-    def from_pretrained(cls, use_eagle3: bool = True, base_model_path: str | None = None,
-                        ea_model_path: str | None = None, total_token: int = 60, depth: int = 7, top_k: int = 10,
-                        **hf_kwargs: Any) -> EaModel:
+    def from_pretrained(
+        cls,
+        use_eagle3: bool = True,
+        base_model_path: str | None = None,
+        ea_model_path: str | None = None,
+        total_token: int = 60,
+        depth: int = 7,
+        top_k: int = 10,
+        **hf_kwargs: Any,
+    ) -> EaModel:
         """Load a base model and its head.
 
         Args:
@@ -101,13 +108,24 @@ class EaModel:
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.base_model_path)
             except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-                raise InputError(f"no tokenizer could be loaded from {self.base_model_path}: {_first_line(error)}") from error
+                raise InputError(
+                    f"no tokenizer could be loaded from {self.base_model_path}: {_first_line(error)}"
+                ) from error
         return self._tokenizer
 
-    def eagenerate(self, input_ids: Tensor, temperature: float = 0.0, top_p: float = 0.0, top_k: float = 0.0,
-                   max_new_tokens: int = 512, max_length: int = 2048, log: bool = False, is_llama3: bool = False,
-                   hsd: bool = False, generator: torch.Generator | None = None,
-                   ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
+    def eagenerate(
+        self,
+        input_ids: Tensor,
+        temperature: float = 0.0,
+        top_p: float = 0.0,
+        top_k: float = 0.0,
+        max_new_tokens: int = 512,
+        max_length: int = 2048,
+        log: bool = False,
+        is_llama3: bool = False,
+        hsd: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
         """Generate with EAGLE-3; the text is distributed exactly as the base model's own.
 
         Args:
@@ -130,24 +148,45 @@ class EaModel:
             InputError: (a ``ValueError``) bad arguments, a prompt that leaves no room, or logits with NaN.
             NotImplementedError: ``hsd=True``.
         """
-        decoding = self._decoding(self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length,
-                                  is_llama3, hsd, generator)
+        decoding = self._decoding(
+            self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, hsd, generator
+        )
         return _run(decoding, log)
 
-    def ea_generate(self, input_ids: Tensor, temperature: float = 0.0, top_p: float = 0.0, top_k: float = 0.0,
-                    max_new_tokens: int = 512, max_length: int = 2048, is_llama3: bool = False, hsd: bool = False,
-                    generator: torch.Generator | None = None) -> Iterator[Tensor]:
-        """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after the prefill and each round."""
-        decoding = self._decoding(self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length,
-                                  is_llama3, hsd, generator)
+    def ea_generate(
+        self,
+        input_ids: Tensor,
+        temperature: float = 0.0,
+        top_p: float = 0.0,
+        top_k: float = 0.0,
+        max_new_tokens: int = 512,
+        max_length: int = 2048,
+        is_llama3: bool = False,
+        hsd: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after prefill and each round."""
+        decoding = self._decoding(
+            self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, hsd, generator
+        )
         return _stream(decoding)
 
-    def naivegenerate(self, input_ids: Tensor, temperature: float = 0.0, top_p: float = 0.0, top_k: float = 0.0,
-                      max_new_tokens: int = 512, max_length: int = 2048, log: bool = False, is_llama3: bool = False,
-                      generator: torch.Generator | None = None) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
-        """Autoregressive decoding through the same target path: the baseline. Arguments and results of ``eagenerate``."""
-        decoding = self._decoding(None, input_ids, temperature, top_p, top_k, max_new_tokens, max_length,
-                                  is_llama3, False, generator)
+    def naivegenerate(
+        self,
+        input_ids: Tensor,
+        temperature: float = 0.0,
+        top_p: float = 0.0,
+        top_k: float = 0.0,
+        max_new_tokens: int = 512,
+        max_length: int = 2048,
+        log: bool = False,
+        is_llama3: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
+        """The baseline: autoregressive decoding through the same target path, with ``eagenerate``'s arguments."""
+        decoding = self._decoding(
+            None, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, False, generator
+        )
         return _run(decoding, log)
 
     def stop_ids(self, is_llama3: bool = False) -> frozenset[int]:
@@ -168,17 +207,35 @@ class EaModel:
             ids.add(eot)
         return frozenset(ids)
 
-    def _decoding(self, drafter: Drafter | None, input_ids: Tensor, temperature: float, top_p: float, top_k: float,
-                  max_new_tokens: int, max_length: int, is_llama3: bool, hsd: bool,
-                  generator: torch.Generator | None) -> Decoding:
+    def _decoding(
+        self,
+        drafter: Drafter | None,
+        input_ids: Tensor,
+        temperature: float,
+        top_p: float,
+        top_k: float,
+        max_new_tokens: int,
+        max_length: int,
+        is_llama3: bool,
+        hsd: bool,
+        generator: torch.Generator | None,
+    ) -> Decoding:
         if hsd:
             raise NotImplementedError("hsd=True: hierarchical verification is not available in this version")
         clock = Clock(self.device)
         warper = Warper(temperature, top_p, top_k)
         processor_time = clock.lap()
         limit = self._limit(input_ids, max_new_tokens, max_length)
-        return Decoding(self.target, drafter, input_ids, warper, limit, self.stop_ids(is_llama3), generator,
-                        processor_time=processor_time)
+        return Decoding(
+            self.target,
+            drafter,
+            input_ids,
+            warper,
+            limit,
+            self.stop_ids(is_llama3),
+            generator,
+            processor_time=processor_time,
+        )
 
     def _limit(self, input_ids: Tensor, max_new_tokens: int, max_length: int) -> int:
         """Total tokens this prompt may grow to; also where a prompt is refused."""

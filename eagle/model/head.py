@@ -65,7 +65,9 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads, config.num_key_value_heads, config.head_dim
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
         )
         bias = config.attention_bias
         self.q_proj = nn.Linear(2 * config.hidden_size, self.heads * self.head_dim, bias=bias)
@@ -115,6 +117,7 @@ class MLP(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, H) -> (n, H)."""
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -131,8 +134,9 @@ class MidLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(size, eps=eps)
         self.mlp = MLP(config.layer)
 
-    def forward(self, embeddings: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int,
-                seen: Tensor | None) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None
+    ) -> Tensor:
         """See ``Eagle3Head.forward``."""
         normed = self.hidden_norm(hidden)
         residual = normed if self.norm_before_residual else hidden
@@ -168,9 +172,7 @@ class Eagle3Head(nn.Module):
         if config.norm_before_fc:
             self.input_norm = nn.RMSNorm(feature_size, eps=eps)
         if config.fc_norm:
-            self.fc_norm = nn.ModuleList(
-                nn.RMSNorm(config.target_hidden_size, eps=eps) for _ in config.feature_layers
-            )
+            self.fc_norm = nn.ModuleList(nn.RMSNorm(config.target_hidden_size, eps=eps) for _ in config.feature_layers)
 
     def new_cache(self, capacity: int) -> HeadCache:
         """An empty cache for ``capacity`` positions."""
@@ -185,8 +187,9 @@ class Eagle3Head(nn.Module):
             features = torch.cat([norm(chunk) for norm, chunk in zip(self.fc_norm, chunks, strict=True)], dim=-1)
         return self.fc(features)
 
-    def forward(self, tokens: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int,
-                seen: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None = None
+    ) -> Tensor:
         """One step of the layer; writes the keys and values of its n inputs.
 
         Args:

@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from eagle.errors import InputError
+from eagle.model.attention import GROUPED_SDPA
 from eagle.model.kv_cache import TreeCache
 from eagle.model.tree import DraftTree
 
@@ -49,7 +50,10 @@ class Target:
         self.config = model.config.get_text_config(decoder=True)
         self.feature_layers = feature_layers
         self._windows = attention_windows(model)
+        if self.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(GROUPED_SDPA)
         self._accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._one_device = len({parameter.device for parameter in model.parameters()}) == 1
         embeddings = model.get_input_embeddings().weight
         self.device = embeddings.device
         # Quantised weights have an integer dtype; the embeddings always have the dtype of the activations.
@@ -57,6 +61,7 @@ class Target:
 
     @property
     def vocab_size(self) -> int:
+        """Tokens of the target's vocabulary."""
         return int(self.config.vocab_size)
 
     @property
@@ -71,7 +76,7 @@ class Target:
 
     def new_cache(self, capacity: int) -> TreeCache:
         """An empty cache for ``capacity`` positions."""
-        return TreeCache(len(self._windows), capacity)
+        return TreeCache(len(self._windows), capacity, self._one_device)
 
     def prefill(self, input_ids: Tensor, cache: TreeCache, features: bool = True) -> Scores:
         """Read the prompt into an empty cache.
@@ -100,20 +105,27 @@ class Target:
             Logits (N, V) and features (N, k * H), a row per node.
         """
         positions = cache.committed + tree.depths
-        # A lone root is a plain decoding step, which models do fastest without a mask.
-        mask = None if len(tree) == 1 else self._tree_mask(tree, positions, cache.committed)
+        # A lone root is a plain decoding step. GPU kernels are fastest on it without a mask; on a CPU, transformers
+        # groups the query heads of a single token only when there is one, which at 2,000 tokens halves the forward.
+        plain = len(tree) == 1 and self.device.type != "cpu"
+        mask = None if plain else self._tree_mask(tree, positions, cache.committed)
         return self._forward(
-            tree.tokens[None].to(self.device), cache, features,
-            position_ids=positions[None].to(self.device), attention_mask=mask,
+            tree.tokens[None].to(self.device),
+            cache,
+            features,
+            position_ids=positions[None].to(self.device),
+            attention_mask=mask,
         )
 
-    def _forward(self, input_ids: Tensor, cache: TreeCache, features: bool, last_only: bool = False,
-                 **inputs: Any) -> Scores:
+    def _forward(
+        self, input_ids: Tensor, cache: TreeCache, features: bool, last_only: bool = False, **inputs: Any
+    ) -> Scores:
         wanted = list(self.feature_layers) if features and self.feature_layers else None
         if last_only and self._accepts_logits_to_keep:
             inputs["logits_to_keep"] = 1
-        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True,
-                            output_hidden_states=wanted, **inputs)
+        output = self.model(
+            input_ids=input_ids, past_key_values=cache, use_cache=True, output_hidden_states=wanted, **inputs
+        )
         logits = output.logits[0]
         if wanted is None:
             return Scores(logits[-1:] if last_only else logits, None)
@@ -147,7 +159,7 @@ def attention_windows(model: PreTrainedModel) -> list[int | None]:
     config = model.config.get_text_config(decoder=True)
     name = type(model).__name__
     kernel = config._attn_implementation
-    if kernel not in ("sdpa", "eager"):
+    if kernel not in ("sdpa", "eager", GROUPED_SDPA):
         raise InputError(
             f"{name} was loaded with attn_implementation={kernel!r}, which takes no tree mask; "
             "load it with attn_implementation='sdpa' or 'eager'"
@@ -164,8 +176,11 @@ def attention_windows(model: PreTrainedModel) -> list[int | None]:
             f"{name} has layers ({what}) whose state cannot be rolled back to one path of a draft tree; "
             "only full and sliding-window attention is supported"
         )
-    windows = [layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None
-               for layer in layers if isinstance(layer, DynamicLayer)]
+    windows = [
+        layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None
+        for layer in layers
+        if isinstance(layer, DynamicLayer)
+    ]
     if len(set(windows)) > 1 and not _takes_a_mask_for_each_kind(model, windows):
         raise InputError(
             f"{name} mixes layers of sliding windows {sorted({w or 0 for w in windows})} (0: full attention) in a way "

@@ -43,7 +43,7 @@ class TreeShape:
             raise InputError(f"top_k must be 1 or more, not {self.top_k}")
 
     def levels(self, room: int) -> int:
-        """Levels worth growing when only ``room`` more levels can be emitted; N - 1 nodes are never deeper than N - 1."""
+        """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""
         return min(self.depth + 1, self.total_token - 1, room)
 
     @property
@@ -130,8 +130,9 @@ the first level, whose parent is the root). Returns (k, draft vocabulary) logits
 """
 
 
-def grow(root: int, root_logits: Tensor, expand: Expand, to_target: Callable[[Tensor], Tensor],
-         shape: TreeShape, levels: int) -> DraftTree:
+def grow(
+    root: int, root_logits: Tensor, expand: Expand, to_target: Callable[[Tensor], Tensor], shape: TreeShape, levels: int
+) -> DraftTree:
     """Grow EAGLE-3's dynamic tree below ``root``.
 
     Level by level the ``top_k`` candidates of highest cumulative log-probability are expanded into ``top_k`` children
@@ -181,8 +182,15 @@ def _best(scores: Tensor, count: int) -> Tensor:
     return torch.argsort(scores, descending=True, stable=True)[:count]
 
 
-def _select(root: int, all_scores: list[Tensor], all_tokens: list[Tensor], all_parents: list[Tensor],
-            level_sizes: list[int], to_target: Callable[[Tensor], Tensor], total_token: int) -> DraftTree:
+def _select(
+    root: int,
+    all_scores: list[Tensor],
+    all_tokens: list[Tensor],
+    all_parents: list[Tensor],
+    level_sizes: list[int],
+    to_target: Callable[[Tensor], Tensor],
+    total_token: int,
+) -> DraftTree:
     """Keep the best candidates of all levels; candidate i is numbered i + 1, the root is 0."""
     scores, tokens, parents = torch.cat(all_scores), torch.cat(all_tokens), torch.cat(all_parents)
     kept = _best(scores, total_token - 1).sort().values

@@ -47,8 +47,16 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
     bos = target.config.bos_token_id
     prompt = torch.tensor([[bos if isinstance(bos, int) else 0]])
     limit = min(1 + ROUNDS * (shape.depth + 2), target.context_length or 2048)
-    decoding = Decoding(target, Drafter(head, shape), prompt, Warper(temperature=1.0), limit, frozenset(),
-                        torch.Generator().manual_seed(0), rule=observe)
+    decoding = Decoding(
+        target,
+        Drafter(head, shape),
+        prompt,
+        Warper(temperature=1.0),
+        limit,
+        frozenset(),
+        torch.Generator().manual_seed(0),
+        rule=observe,
+    )
     while not decoding.finished and len(decoding.info.tree_time) < ROUNDS:
         decoding.step()
     full = [curve for curve in accepted[1:] if len(curve) == shape.total_token]

@@ -33,7 +33,9 @@ class Verdict:
 class Rule(Protocol):
     """A verification rule."""
 
-    def __call__(self, tree: DraftTree, target_probs: Tensor, generator: torch.Generator | None) -> Verdict: ...
+    def __call__(self, tree: DraftTree, target_probs: Tensor, generator: torch.Generator | None) -> Verdict:
+        """Verify a tree of N nodes against (N, V) target probabilities."""
+        ...
 
 
 def not_finite(node: int) -> InputError:

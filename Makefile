@@ -1,0 +1,46 @@
+# Everything a machine with Python 3.11-3.13 and make needs: `make demo`, `make test`.
+
+PYTHON ?= python3
+# On Linux, PyPI's torch is the CUDA build; TORCH_INDEX=https://download.pytorch.org/whl/cpu fetches the small CPU one.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+QUESTIONS := 8
+NEW_TOKENS := 128
+DEMO := mt_bench/demo/smollm2-135m-temperature-1.0
+
+.PHONY: setup demo test test-fast lint types bench clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(PIP) install --editable ".[dev]"
+	touch $@
+
+demo: setup
+	rm -rf mt_bench/demo
+	$(RUN) -m eagle.evaluation.gen_baseline_answer_llama3chat --folder_id demo --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS)
+	$(RUN) -m eagle.evaluation.gen_ea_answer_llama3chat --use_eagle3 --folder_id demo --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS)
+	$(RUN) -m eagle.evaluation.compare $(DEMO)_baseline.jsonl $(DEMO)_ea.jsonl
+
+test: setup lint types
+	$(RUN) -m pytest
+
+test-fast: setup
+	$(RUN) -m pytest -m "not slow and not network"
+
+lint: setup
+	$(VENV)/bin/ruff check .
+
+types: setup
+	$(VENV)/bin/mypy
+
+bench: setup
+	$(RUN) -m benchmarks.decode
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache mt_bench/demo

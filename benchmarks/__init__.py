@@ -1,0 +1,1 @@
+"""Speed and acceptance as ratios measured side by side."""

@@ -1,0 +1,292 @@
+"""Autoregressive decoding and EAGLE-3 side by side: ``python -m benchmarks.decode``.
+
+Both methods answer the same prompts in turn, in one process, alternating which goes first, so drift of the machine hits
+both. Reported: tokens/s (median over prompts), speed-up (median of per-prompt ratios of seconds a token, with a 95 %
+bootstrap interval), tau, where a round's time goes, how it grows with context, and the peak of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from eagle import assets
+from eagle.evaluation.cli import DEFAULT_TREE, run_program
+from eagle.evaluation.loading import ModelChoice, load
+from eagle.evaluation.questions import load_questions
+from eagle.model.clock import Clock
+from eagle.model.decoding import Decoding, DecodingInfo
+from eagle.model.ea_model import EaModel
+from eagle.model.sampling import Warper
+from eagle.model.tree import TreeShape, root_only
+
+RESAMPLES = 2000
+
+
+@dataclass
+class Method:
+    """What one method did, an entry per prompt."""
+
+    tokens: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    infos: list[DecodingInfo] = field(default_factory=list)
+
+    @property
+    def seconds_a_token(self) -> list[float]:
+        """Of each prompt, prefill included."""
+        return [seconds / tokens for seconds, tokens in zip(self.seconds, self.tokens, strict=True)]
+
+    def tau(self) -> float:
+        """Accepted tokens a round, plus one."""
+        lengths = [length for info in self.infos for length in info.accept_length]
+        return 1 + sum(lengths) / max(len(lengths), 1)
+
+
+def prompts(model: EaModel, count: int) -> list[Tensor]:
+    """First turns of evenly spread MT-Bench questions, through the chat template."""
+    questions = load_questions(assets.mt_bench_questions())
+    tokenizer = model.get_tokenizer()
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question.turns[0]}], tokenize=False, add_generation_prompt=True
+        )
+        for question in questions
+    ]
+    step = max(1, len(texts) // count)
+    return [
+        tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
+        for text in texts[::step][:count]
+    ]
+
+
+def measure(model: EaModel, inputs: list[Tensor], temperature: float, new_tokens: int) -> tuple[Method, Method]:
+    """Run both methods over all prompts; returns (autoregressive, EAGLE-3)."""
+    plain, drafted = Method(), Method()
+    for number, prompt in enumerate(inputs):
+        arguments: dict[str, Any] = {
+            "temperature": temperature,
+            "max_new_tokens": new_tokens,
+            "max_length": prompt.shape[1] + new_tokens,
+            "log": True,
+        }
+        for method in (plain, drafted) if number % 2 else (drafted, plain):
+            generate = model.naivegenerate if method is plain else model.eagenerate
+            clock = Clock(model.device)
+            logged = generate(prompt, **arguments, generator=torch.Generator().manual_seed(number))
+            _, tokens, _, info = cast("tuple[Tensor, int, int, DecodingInfo]", logged)
+            method.seconds.append(clock.lap())
+            method.tokens.append(tokens)
+            method.infos.append(info)
+    return plain, drafted
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    source = random.Random(0)  # noqa: S311  # resampling, not secrets
+    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)]
+
+
+def report(temperature: float, plain: Method, drafted: Method) -> None:
+    """Print one temperature's comparison and the breakdown of a round."""
+    ratios = [slow / fast for slow, fast in zip(plain.seconds_a_token, drafted.seconds_a_token, strict=True)]
+    low, high = interval(ratios)
+    rate = [statistics.median(1 / seconds for seconds in method.seconds_a_token) for method in (plain, drafted)]
+    total = sum(plain.seconds) / sum(plain.tokens) / (sum(drafted.seconds) / sum(drafted.tokens))
+    print(
+        f"T={temperature}: autoregressive {rate[0]:.1f} tok/s, EAGLE-3 {rate[1]:.1f} tok/s, "
+        f"speed-up {statistics.median(ratios):.2f}x (95% {low:.2f}-{high:.2f}; all tokens together {total:.2f}x), "
+        f"tau {drafted.tau():.2f}"
+    )
+    infos = drafted.infos
+    stages = {
+        "target forward": [seconds for info in infos for seconds in info.tree_time],
+        "warping and verification": [seconds for info in infos for seconds in info.eval_time],
+        "commit and drafting": [seconds for info in infos for seconds in info.update_time],
+    }
+    prefill = sum(info.reset_tree_time + info.kv_time for info in infos)
+    rest = sum(drafted.seconds) - prefill - sum(sum(values) for values in stages.values())
+    rounds = len(stages["target forward"])
+    means = {name: sum(values) / rounds for name, values in stages.items()} | {"rest": rest / rounds}
+    whole = sum(means.values())
+    print(
+        "  a round: " + ", ".join(f"{name} {1e3 * value:.2f} ms ({value / whole:.1%})" for name, value in means.items())
+    )
+
+
+@torch.inference_mode()
+def stages(model: EaModel, context: int, repeats: int, temperature: float) -> dict[str, float]:
+    """Median seconds of each stage of a round behind ``context`` committed tokens."""
+    target, drafter, warper = model.target, model.drafter, Warper(temperature)
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(target.vocab_size, (1, context), generator=generator)
+    decoding = Decoding(target, drafter, prompt, warper, context + 200, frozenset(), generator)
+    cache, head_cache, tree = decoding.cache, decoding.head_cache, decoding.tree
+    if head_cache is None:
+        raise RuntimeError("a drafting generation has a head cache")
+    plain = target.new_cache(context + 8)
+    target.prefill(prompt, plain, features=False)
+    times: dict[str, list[float]] = {}
+    begun = head_cache.committed
+    one_level = TreeShape(drafter.shape.total_token, 0, drafter.shape.top_k)
+    levels = drafter.shape.levels(room=100)
+    for _ in range(repeats):
+        clock = Clock(model.device)
+
+        def lap(stage: str, clock: Clock = clock) -> None:
+            times.setdefault(stage, []).append(clock.lap())
+
+        target.score(root_only(1), plain, features=False)
+        lap("one autoregressive target forward")
+        plain.keep(())
+        clock.lap()
+        scores = target.score(tree, cache)
+        lap(f"target forward over {len(tree)} nodes")
+        verdict = decoding.verify(tree, warper(scores.logits), generator)
+        lap("warping and verification")
+        committed = cache.committed
+        path = [0, len(tree) - 1]
+        cache.keep(path)
+        lap("commit, moving a node")
+        for layer in cache.tree_layers:
+            layer.length = committed
+        cache.committed = committed
+        features = scores.features[list(verdict.path)] if scores.features is not None else prompt
+        following = tree.tokens[list(verdict.path)]
+        clock.lap()
+        drafter.draft(features, following, 1, head_cache, room=100)
+        lap(f"drafting, {levels} level{'s' if levels > 1 else ''}")
+        head_cache.committed = begun
+        shape, drafter.shape = drafter.shape, one_level
+        clock.lap()
+        drafter.draft(features, following, 1, head_cache, room=100)
+        lap("drafting, first level only")
+        drafter.shape = shape
+        head_cache.committed = begun
+    return {stage: statistics.median(values) for stage, values in times.items()}
+
+
+@torch.inference_mode()
+def level_of_ten(model: EaModel, context: int, repeats: int) -> float:
+    """Median seconds of one more draft level of 10 nodes: the difference of trees of 3 and 2 expansions."""
+    head, device = model.ea_layer, model.device
+    generator = torch.Generator().manual_seed(0)
+    times: dict[int, list[float]] = {2: [], 3: []}
+    from eagle.model.drafter import Drafter
+
+    for _ in range(repeats):
+        for depth, measured in times.items():
+            drafter = Drafter(head, TreeShape(60, depth, 10))
+            cache = drafter.new_cache(context + 8)
+            cache.committed = context
+            cache.keys[:, :context].normal_()
+            cache.values[:, :context].normal_()
+            features = torch.randn(1, head.fc.in_features, generator=generator).to(device, head.fc.weight.dtype)
+            clock = Clock(device)
+            drafter.draft(features, torch.zeros(1, dtype=torch.int64), 0, cache, room=100)
+            measured.append(clock.lap())
+    return statistics.median(times[3]) - statistics.median(times[2])
+
+
+def peak_memory(device: torch.device) -> tuple[str, float]:
+    """What was measured, and its peak in MB: the process on a CPU, torch's allocations on a GPU."""
+    if device.type == "cuda":
+        return "peak GPU memory", torch.cuda.max_memory_allocated(device) / 1e6
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return "peak memory of the process", kilobytes * 1024 / 1e6
+
+
+def weights_megabytes(model: EaModel) -> float:
+    """Of the base model (tied tables once) and the head."""
+    tensors = [*model.base_model.parameters(), *model.ea_layer.parameters()]
+    return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values()) / 1e6
+
+
+def cache_megabytes(model: EaModel, capacity: int) -> float:
+    """Of the target's key-value cache for so many positions."""
+    cache = model.target.new_cache(capacity)
+    with torch.inference_mode():
+        model.target.prefill(torch.zeros(1, 1, dtype=torch.int64), cache)
+    return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in cache.tree_layers) / 1e6
+
+
+def benchmark(argv: Sequence[str] | None) -> None:
+    """The whole benchmark."""
+    parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parse.add_argument("--base-model-path")
+    parse.add_argument("--ea-model-path")
+    parse.add_argument("--dtype", default="auto")
+    parse.add_argument("--device")
+    parse.add_argument("--total-token", type=int)
+    parse.add_argument("--depth", type=int)
+    parse.add_argument("--top-k", type=int)
+    parse.add_argument("--prompts", type=int, default=40)
+    parse.add_argument("--new-tokens", type=int, default=96)
+    parse.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
+    parse.add_argument("--contexts", type=int, nargs="*", default=[100, 2000])
+    parse.add_argument("--repeats", type=int, default=40)
+    args = parse.parse_args(argv)
+    before = peak_memory(torch.device("cpu"))[1]
+    model = load(
+        ModelChoice(
+            args.base_model_path,
+            args.ea_model_path,
+            args.dtype,
+            args.device,
+            False,
+            1,
+            None,
+            args.total_token,
+            args.depth,
+            args.top_k,
+            DEFAULT_TREE,
+        )
+    )
+    print(
+        f"{args.base_model_path or assets.DEFAULT_PAIR}, {model.target.dtype}, {model.device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {model.drafter.shape}"
+    )
+    inputs = prompts(model, args.prompts)
+    measure(model, inputs[:1], 0.0, 16)
+    for temperature in args.temperature:
+        report(temperature, *measure(model, inputs, temperature, args.new_tokens))
+    one = 0.0
+    for context in args.contexts:
+        measured = stages(model, context, args.repeats, temperature=1.0)
+        one = measured["one autoregressive target forward"]
+        whole = sum(
+            seconds
+            for stage, seconds in measured.items()
+            if stage not in ("one autoregressive target forward", "drafting, first level only")
+        )
+        print(f"a round at {context} committed tokens: {1e3 * whole:.1f} ms")
+        for stage, seconds in measured.items():
+            print(f"  {stage}: {1e3 * seconds:.2f} ms")
+        print(
+            f"  one draft level of 10 nodes: {1e3 * level_of_ten(model, context, args.repeats):.2f} ms "
+            f"({level_of_ten(model, context, args.repeats) / one:.1%} of the autoregressive forward)"
+        )
+    what, peak = peak_memory(model.device)
+    capacity = max([*args.contexts, 0]) + 200
+    print(
+        f"{what}: {peak:.0f} MB (weights {weights_megabytes(model):.0f}, cache of {capacity} positions "
+        f"{cache_megabytes(model, capacity):.0f}, process before loading {before:.0f})"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(benchmark, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -219,6 +219,18 @@ def cache_megabytes(model: EaModel, capacity: int) -> float:
     return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in cache.tree_layers) / 1e6
 
 
+def print_memory(model: EaModel, context: int, before: float) -> None:
+    """Decode behind a long prompt, then print the peak of memory so far beside what has to be there."""
+    prompt = torch.randint(model.target.vocab_size, (1, context), generator=torch.Generator().manual_seed(0))
+    model.eagenerate(prompt.to(model.device), temperature=1.0, max_new_tokens=32, max_length=context + 32)
+    what, peak = peak_memory(model.device)
+    weights, cache = weights_megabytes(model), cache_megabytes(model, context + 32)
+    print(
+        f"{what} with up to {context} tokens of context: {peak:.0f} MB = weights {weights:.0f} + cache {cache:.0f} "
+        f"+ {peak - weights - cache:.0f} (of which the interpreter and the libraries {before:.0f})"
+    )
+
+
 def benchmark(argv: Sequence[str] | None) -> None:
     """The whole benchmark."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -259,7 +271,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     measure(model, inputs[:1], 0.0, 16)
     for temperature in args.temperature:
         report(temperature, *measure(model, inputs, temperature, args.new_tokens))
-    one = 0.0
+    print_memory(model, max([*args.contexts, 100]), before)
     for context in args.contexts:
         measured = stages(model, context, args.repeats, temperature=1.0)
         one = measured["one autoregressive target forward"]
@@ -275,12 +287,6 @@ def benchmark(argv: Sequence[str] | None) -> None:
             f"  one draft level of 10 nodes: {1e3 * level_of_ten(model, context, args.repeats):.2f} ms "
             f"({level_of_ten(model, context, args.repeats) / one:.1%} of the autoregressive forward)"
         )
-    what, peak = peak_memory(model.device)
-    capacity = max([*args.contexts, 0]) + 200
-    print(
-        f"{what}: {peak:.0f} MB (weights {weights_megabytes(model):.0f}, cache of {capacity} positions "
-        f"{cache_megabytes(model, capacity):.0f}, process before loading {before:.0f})"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

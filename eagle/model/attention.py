@@ -33,8 +33,10 @@ def grouped_sdpa(
     """
     batch, heads, n, width = query.shape
     kv_heads = key.shape[1]
+    # The mask is repeated instead of keys and values; for the many rows of a prompt that would be the larger copy.
+    large = n * (heads // kv_heads) > heads * key.shape[-1]
     biased = kwargs.get("position_bias") is not None
-    if attention_mask is None or attention_mask.shape[1] != 1 or heads == kv_heads or biased:
+    if attention_mask is None or attention_mask.shape[1] != 1 or heads == kv_heads or large or biased:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     rows = query.reshape(batch, kv_heads, heads // kv_heads * n, width)
     mask = attention_mask.repeat(1, 1, heads // kv_heads, 1)

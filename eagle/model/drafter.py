@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from eagle.model.head import Eagle3Head, HeadCache
+from eagle.model.target import PREFILL_CHUNK
 from eagle.model.tree import DraftTree, TreeShape, grow, root_only
 
 
@@ -42,9 +43,10 @@ class Drafter:
         if levels < 1:
             return root_only(root)
         device = self.head.fc.weight.device
-        hidden = self.head.project(features.to(device))
-        output = self.head(tokens.to(device), hidden, cache, slot=cache.committed, position=cache.committed)
-        cache.committed += len(tokens)
+        for seen, following in zip(features.split(PREFILL_CHUNK), tokens.split(PREFILL_CHUNK), strict=True):
+            hidden = self.head.project(seen.to(device))
+            output = self.head(following.to(device), hidden, cache, slot=cache.committed, position=cache.committed)
+            cache.committed += len(following)
         level = _Level(self.head, cache, output[-1:])
         return grow(root, level.root_logits, level.expand, self.head.to_target, self.shape, levels)
 

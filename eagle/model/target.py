@@ -20,6 +20,9 @@ from eagle.model.attention import GROUPED_SDPA
 from eagle.model.kv_cache import TreeCache
 from eagle.model.tree import DraftTree
 
+# Prompts are read in pieces of so many tokens, which bounds the memory of activations for long ones.
+PREFILL_CHUNK = 1024
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -89,9 +92,13 @@ class Target:
         Returns:
             Logits of the last token only, (1, V), and features (n, k * H).
         """
-        scores = self._forward(input_ids.to(self.device), cache, features, last_only=True)
+        pieces = [
+            self._forward(piece, cache, features, last_only=True)
+            for piece in input_ids.to(self.device).split(PREFILL_CHUNK, dim=1)
+        ]
         cache.commit_prompt()
-        return scores
+        seen = [piece.features for piece in pieces if piece.features is not None]
+        return Scores(pieces[-1].logits, torch.cat(seen) if seen else None)
 
     def score(self, tree: DraftTree, cache: TreeCache, features: bool = True) -> Scores:
         """Score all nodes of a tree in one forward; follow it by ``cache.keep(path)``.

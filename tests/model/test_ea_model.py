@@ -184,6 +184,17 @@ def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
     assert sum(decoding.info.accept_length) > 5
 
 
+def test_a_long_prompt_is_drafted_from_in_pieces(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = torch.randint(VOCAB, (1, 50), generator=torch.Generator().manual_seed(0))
+    trees = []
+    for chunk in (2048, 7):
+        monkeypatch.setattr("eagle.model.drafter.PREFILL_CHUNK", chunk)
+        start = Decoding(llama.target, llama.drafter, prompt, Warper(0.0), 60, frozenset(), None)
+        trees.append(start.tree)
+    assert trees[0].tokens.tolist() == trees[1].tokens.tolist()
+    torch.testing.assert_close(trees[0].scores, trees[1].scores)
+
+
 def test_a_seed_decides_the_text(llama: EaModel) -> None:
     texts = [
         llama.eagenerate(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from eagle.model.attention import GROUPED_SDPA
 from eagle.model.target import Target
 from eagle.model.tree import DraftTree
 from tests.tiny import ARCHITECTURES, COMMON, HEADS, make_base, stock_model
@@ -60,6 +61,34 @@ def test_tree_rows_equal_sequential_logits(architecture: str, kernel: str, tmp_p
         lone = target.score(tree_of([2], [0]), cache, features=False)
         torch.testing.assert_close(lone.logits[0], reference(torch.tensor([[*committed, 2]])).logits[0, -1], **close)
         assert lone.features is None
+
+
+def test_a_long_prompt_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same logits, features and later rounds, for full and for sliding-window attention."""
+    for architecture in ("llama", "gemma3_text", "mistral-window"):
+        base = make_base(architecture, tmp_path / architecture)
+        reference = stock_model(base)
+        target = Target(stock_model(base), feature_layers=(2, 6))
+        prompt = torch.randint(8, (1, 23), generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            whole = target.prefill(prompt, target.new_cache(64))
+            monkeypatch.setattr("eagle.model.target.PREFILL_CHUNK", 7)
+            cache = target.new_cache(64)
+            pieces = target.prefill(prompt, cache)
+            monkeypatch.undo()
+            torch.testing.assert_close(pieces.logits, whole.logits)
+            torch.testing.assert_close(pieces.features, whole.features)
+            scores = target.score(tree_of(TOKENS, PARENTS), cache)
+            ids = torch.cat([prompt, torch.tensor([[TOKENS[node] for node in path_to(7, PARENTS)]])], dim=1)
+            torch.testing.assert_close(scores.logits[7], reference(ids).logits[0, -1])
+
+
+def test_trees_are_scored_by_the_grouped_kernel(tmp_path: Path) -> None:
+    model = stock_model(make_base("llama", tmp_path))
+    Target(model)
+    assert {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")} == {
+        GROUPED_SDPA
+    }
 
 
 def test_cache_is_allocated_once_and_compacted_in_place(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Method:
 
     def tau(self) -> float:
         """Accepted tokens a round, plus one."""
-        lengths = [length for info in self.infos for length in info.accept_length]
+        lengths = [length for info in self.infos for length in info["accept_length"]]
         return 1 + sum(lengths) / max(len(lengths), 1)
 
 
@@ -109,11 +109,11 @@ def report(temperature: float, plain: Method, drafted: Method) -> None:
     )
     infos = drafted.infos
     stages = {
-        "target forward": [seconds for info in infos for seconds in info.tree_time],
-        "warping and verification": [seconds for info in infos for seconds in info.eval_time],
-        "commit and drafting": [seconds for info in infos for seconds in info.update_time],
+        "target forward": [seconds for info in infos for seconds in info["tree_time"]],
+        "warping and verification": [seconds for info in infos for seconds in info["eval_time"]],
+        "commit and drafting": [seconds for info in infos for seconds in info["update_time"]],
     }
-    prefill = sum(info.reset_tree_time + info.kv_time for info in infos)
+    prefill = sum(info["reset_tree_time"] + info["kv_time"] for info in infos)
     rest = sum(drafted.seconds) - prefill - sum(sum(values) for values in stages.values())
     rounds = len(stages["target forward"])
     means = {name: sum(values) / rounds for name, values in stages.items()} | {"rest": rest / rounds}

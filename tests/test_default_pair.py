@@ -38,8 +38,8 @@ def test_greedy_text_is_autoregressive_text_on_mt_bench() -> None:
     for prompt in prompts:
         drafted, _, _, info = model.eagenerate(prompt, max_new_tokens=128, log=True)
         assert drafted.tolist() == model.naivegenerate(prompt, max_new_tokens=128).tolist()
-        accepted += sum(info.accept_length)
-        longest = max(longest, *info.accept_length)
+        accepted += sum(info["accept_length"])
+        longest = max(longest, *info["accept_length"])
     assert accepted > 500
     assert longest >= 3
 

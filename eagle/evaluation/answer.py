@@ -152,7 +152,7 @@ class Answerer:
                 "tokenizer_decode_time": decoded - generated,
                 "generate_time": generated - tokenized,
             }
-            for key, value in (timings | asdict(decoding)).items():
+            for key, value in {**timings, **decoding}.items():
                 info.setdefault(key, []).append(value)
         return choice, info
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -15,11 +15,10 @@ from eagle.model.tree import DraftTree, root_only
 from eagle.verification import RULES, Rule
 
 
-@dataclass
-class DecodingInfo:
+class DecodingInfo(TypedDict):
     """Timing (seconds) and acceptance of one generation; lists have an entry per round.
 
-    Attributes:
+    Keys:
         processor_time: building the warpers.
         kv_time: setting up the caches.
         reset_tree_time: prefill, first token and first draft.
@@ -30,14 +29,14 @@ class DecodingInfo:
         draft_length: tokens on the longest root-to-leaf path of the tree, the root included.
     """
 
-    processor_time: float = 0.0
-    kv_time: float = 0.0
-    reset_tree_time: float = 0.0
-    tree_time: list[float] = field(default_factory=list)
-    eval_time: list[float] = field(default_factory=list)
-    update_time: list[float] = field(default_factory=list)
-    accept_length: list[int] = field(default_factory=list)
-    draft_length: list[int] = field(default_factory=list)
+    processor_time: float
+    kv_time: float
+    reset_tree_time: float
+    tree_time: list[float]
+    eval_time: list[float]
+    update_time: list[float]
+    accept_length: list[int]
+    draft_length: list[int]
 
 
 class Decoding:
@@ -72,7 +71,16 @@ class Decoding:
         self.limit, self.stop_ids, self.generator = limit, stop_ids, generator
         self.tokens: list[int] = input_ids[0].tolist()
         self.prompt_length = len(self.tokens)
-        self.info = DecodingInfo(processor_time=processor_time)
+        self.info = DecodingInfo(
+            processor_time=processor_time,
+            kv_time=0.0,
+            reset_tree_time=0.0,
+            tree_time=[],
+            eval_time=[],
+            update_time=[],
+            accept_length=[],
+            draft_length=[],
+        )
         self.finished = False
         self.clock = Clock(target.device)
         self._begin(input_ids)
@@ -91,7 +99,7 @@ class Decoding:
         largest_tree = self.drafter.shape.total_token if self.drafter else 1
         self.cache = self.target.new_cache(self.limit + largest_tree)
         self.head_cache = self.drafter.new_cache(self.limit) if self.drafter else None
-        self.info.kv_time = self.clock.lap()
+        self.info["kv_time"] = self.clock.lap()
         scores = self.target.prefill(input_ids, self.cache, features=self.drafter is not None)
         verdict = self.verify(root_only(self.tokens[-1]), self.warper(scores.logits), self.generator)
         token = int(verdict.next_token)
@@ -99,7 +107,9 @@ class Decoding:
         if not self.finished:
             following = torch.tensor(self.tokens[1:])
             self.tree = self._draft(scores.features, following)
-        self.info.reset_tree_time = self.clock.lap()
+        else:
+            self._end()
+        self.info["reset_tree_time"] = self.clock.lap()
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -107,19 +117,27 @@ class Decoding:
         tree, info = self.tree, self.info
         self.clock.lap()
         scores = self.target.score(tree, self.cache, features=self.drafter is not None)
-        info.tree_time.append(self.clock.lap())
+        info["tree_time"].append(self.clock.lap())
         verdict = self.verify(tree, self.warper(scores.logits), self.generator)
-        info.eval_time.append(self.clock.lap())
+        info["eval_time"].append(self.clock.lap())
         path = list(verdict.path)
         accepted = tree.tokens[path[1:]].tolist()
         emitted = self._emit([*accepted, int(verdict.next_token)])
-        info.accept_length.append(min(len(accepted), emitted))
-        info.draft_length.append(tree.draft_length)
+        info["accept_length"].append(min(len(accepted), emitted))
+        info["draft_length"].append(tree.draft_length)
         if not self.finished:
             self.cache.keep(path)
             features = scores.features if scores.features is None else scores.features[path]
             self.tree = self._draft(features, torch.tensor(self.tokens[-emitted:]))
-        info.update_time.append(self.clock.lap())
+        else:
+            self._end()
+        info["update_time"].append(self.clock.lap())
+
+    def _end(self) -> None:
+        """Leave the memory of the caches to the next generation."""
+        self.target.recycle(self.cache)
+        if self.drafter is not None and self.head_cache is not None:
+            self.drafter.recycle(self.head_cache)
 
     def _draft(self, features: Tensor | None, following: Tensor) -> DraftTree:
         root = self.tokens[-1]

@@ -21,10 +21,20 @@ class Drafter:
     def __init__(self, head: Eagle3Head, shape: TreeShape) -> None:
         self.head = head
         self.shape = shape
+        self._spare: HeadCache | None = None
 
     def new_cache(self, capacity: int) -> HeadCache:
-        """An empty cache for sequences of ``capacity`` tokens and the largest tree behind them."""
-        return self.head.new_cache(capacity + self.shape.most_drafted)
+        """An empty cache for ``capacity`` tokens and the largest tree behind them, recycled if possible."""
+        needed = capacity + self.shape.most_drafted
+        cache, self._spare = self._spare, None
+        if cache is None or cache.capacity < needed:
+            return self.head.new_cache(needed)
+        cache.committed = 0
+        return cache
+
+    def recycle(self, cache: HeadCache) -> None:
+        """Take a cache that is not used any more."""
+        self._spare = cache
 
     def draft(self, features: Tensor, tokens: Tensor, root: int, cache: HeadCache, room: int) -> DraftTree:
         """Commit what the target said of the newest tokens, and draft what may follow.

@@ -262,7 +262,7 @@ def _run(decoding: Decoding, log: bool) -> Tensor | tuple[Tensor, int, int, Deco
         decoding.step()
     if not log:
         return decoding.output_ids()
-    return decoding.output_ids(), decoding.new_tokens, len(decoding.info.tree_time) - 1, decoding.info
+    return decoding.output_ids(), decoding.new_tokens, len(decoding.info["tree_time"]) - 1, decoding.info
 
 
 def _stream(decoding: Decoding) -> Iterator[Tensor]:
@@ -279,7 +279,7 @@ def _load_base(path: str, hf_kwargs: dict[str, Any]) -> PreTrainedModel:
     kwargs.setdefault("device_map", {"": best_device()})
     try:
         return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, ImportError, KeyError, RuntimeError) as error:
         raise InputError(f"the base model {path} could not be loaded: {_first_line(error)}") from error
 
 

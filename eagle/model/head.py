@@ -53,6 +53,7 @@ class HeadCache:
     def __init__(self, config: LlamaConfig, capacity: int, like: Tensor) -> None:
         shape = (config.num_key_value_heads, capacity, config.head_dim)
         self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.capacity = capacity
         self.committed = 0
         rotary = LlamaRotaryEmbedding(config).to(like.device)
         positions = torch.arange(capacity, device=like.device)[None]

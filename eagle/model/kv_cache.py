@@ -1,7 +1,9 @@
 """A preallocated key-value cache that keeps a path of a scored tree and forgets the rest, in place.
 
 ``transformers``' own ``DynamicLayer`` re-allocates with every step, and its ``StaticLayer`` attends over its whole
-capacity. These layers write in place and return views of what is filled.
+capacity. These layers write in place and return views of what is filled, or, for scoring a tree under a mask, of
+a little more: attention kernels are generated for the number of keys, and on a CPU generating and keeping one for every
+length costs more than masking a few positions.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+# Scoring under a mask sees keys in multiples of this.
+VIEW_STEP = 64
+
 
 class Slabs:
     """Memory for the keys and values of several layers, layers of one shape side by side in one tensor.
@@ -21,21 +26,33 @@ class Slabs:
     So a path is compacted by one operation for all layers instead of two for each.
 
     Args:
-        capacity: positions of every layer.
+        capacity: positions of every layer at least; rounded up to a whole view.
         tensors: tensors of one shape a slab has room for.
+
+    Attributes:
+        view: positions that an update returns at least, filled or not.
     """
 
     def __init__(self, capacity: int, tensors: int) -> None:
-        self.capacity, self.tensors = capacity, tensors
+        self.capacity, self.tensors = _round_up(capacity), tensors
+        self.view = 0
         self.slabs: list[Tensor] = []
         self._free: dict[tuple[object, ...], list[Tensor]] = {}
 
+    def reuse(self) -> None:
+        """Give all memory to a new cache. What is in it stays: finite numbers that the next user masks."""
+        self.view = 0
+        self._free = {}
+        for slab in self.slabs:
+            self._free.setdefault(_kind(slab[0]), []).extend(slab)
+
     def take(self, like: Tensor) -> Tensor:
-        """Uninitialised memory for states like (1, heads, n, head_dim): (1, heads, capacity, head_dim)."""
+        """Zeros for states like (1, heads, n, head_dim): (1, heads, capacity, head_dim)."""
         shape = (*like.shape[:2], self.capacity, like.shape[-1])
-        free = self._free.setdefault((shape, like.dtype, like.device), [])
+        free = self._free.setdefault(_kind(like), [])
         if not free:
-            slab = like.new_empty(self.tensors, *shape)
+            # Not empty memory: what is masked is still multiplied, and may not be NaN.
+            slab = like.new_zeros(self.tensors, *shape)
             self.slabs.append(slab)
             free.extend(slab)
         return free.pop()
@@ -62,14 +79,15 @@ class TreeCacheLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (1, heads, n, head_dim) states; returns views of all that is filled."""
+        """Append (1, heads, n, head_dim) states; returns views of what is filled, of ``slabs.view`` at least."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        seen = max(end, self.slabs.view)
+        return self.keys[:, :, :seen], self.values[:, :, :seen]
 
     def get_seq_length(self) -> int:
         """Positions filled."""
@@ -89,12 +107,11 @@ class TreeCache(Cache):
 
     Args:
         layers: attention layers of the model.
-        capacity: positions to hold, committed tokens and the largest tree together.
-        one_device: whether all layers live on one device, so that they can share a slab.
+        slabs: their memory.
     """
 
-    def __init__(self, layers: int, capacity: int, one_device: bool = True) -> None:
-        self.slabs = Slabs(capacity, tensors=2 * layers if one_device else 1)
+    def __init__(self, layers: int, slabs: Slabs) -> None:
+        self.slabs = slabs
         self.tree_layers = [TreeCacheLayer(self.slabs) for _ in range(layers)]
         super().__init__(layers=list(self.tree_layers))
         self.committed = 0
@@ -102,6 +119,18 @@ class TreeCache(Cache):
     def commit_prompt(self) -> None:
         """Everything scored so far is a committed prefix."""
         self.committed = self.get_seq_length()
+
+    def view_masked(self, nodes: int) -> int:
+        """Let the next update of ``nodes`` tokens return some positions that are not filled; returns how many in all.
+
+        The caller masks what lies behind ``committed + nodes``.
+        """
+        self.slabs.view = _round_up(self.committed + nodes)
+        return self.slabs.view
+
+    def view_exactly(self) -> None:
+        """Let the next update return what is filled and no more."""
+        self.slabs.view = 0
 
     def keep(self, path: Sequence[int]) -> None:
         """Commit the nodes ``path`` of the tree scored last, and forget its other nodes.
@@ -116,3 +145,12 @@ class TreeCache(Cache):
         self.committed += len(path)
         for layer in self.tree_layers:
             layer.length = self.committed
+
+
+def _kind(states: Tensor) -> tuple[object, ...]:
+    """What makes two tensors of states interchangeable, whatever their number of positions."""
+    return (*states.shape[:2], states.shape[-1], states.dtype, states.device)
+
+
+def _round_up(positions: int) -> int:
+    return -(-positions // VIEW_STEP) * VIEW_STEP

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from eagle.errors import InputError
 from eagle.model.attention import GROUPED_SDPA
-from eagle.model.kv_cache import TreeCache
+from eagle.model.kv_cache import Slabs, TreeCache
 from eagle.model.tree import DraftTree
 
 # Prompts are read in pieces of so many tokens, which bounds the memory of activations for long ones.
@@ -56,6 +56,7 @@ class Target:
         if self.config._attn_implementation == "sdpa":
             model.set_attn_implementation(GROUPED_SDPA)
         self._accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._spare: Slabs | None = None
         self._one_device = len({parameter.device for parameter in model.parameters()}) == 1
         embeddings = model.get_input_embeddings().weight
         self.device = embeddings.device
@@ -78,8 +79,16 @@ class Target:
         return self.model.get_input_embeddings().weight
 
     def new_cache(self, capacity: int) -> TreeCache:
-        """An empty cache for ``capacity`` positions."""
-        return TreeCache(len(self._windows), capacity, self._one_device)
+        """An empty cache for ``capacity`` positions, in recycled memory where that is large enough."""
+        slabs, self._spare = self._spare, None
+        if slabs is None or slabs.capacity < capacity:
+            slabs = Slabs(capacity, tensors=2 * len(self._windows) if self._one_device else 1)
+        return TreeCache(len(self._windows), slabs)
+
+    def recycle(self, cache: TreeCache) -> None:
+        """Take the memory of a cache not used any more: allocating it anew for every text fragments the heap."""
+        cache.slabs.reuse()
+        self._spare = cache.slabs
 
     def prefill(self, input_ids: Tensor, cache: TreeCache, features: bool = True) -> Scores:
         """Read the prompt into an empty cache.
@@ -115,7 +124,12 @@ class Target:
         # A lone root is a plain decoding step. GPU kernels are fastest on it without a mask; on a CPU, transformers
         # groups the query heads of a single token only when there is one, which at 2,000 tokens halves the forward.
         plain = len(tree) == 1 and self.device.type != "cpu"
-        mask = None if plain else self._tree_mask(tree, positions, cache.committed)
+        mask: Tensor | dict[str, Tensor] | None
+        if plain:
+            cache.view_exactly()
+            mask = None
+        else:
+            mask = self._tree_mask(tree, cache.committed, width=cache.view_masked(len(tree)))
         return self._forward(
             tree.tokens[None].to(self.device),
             cache,
@@ -139,18 +153,23 @@ class Target:
         chosen = [output.hidden_states[entry][0].to(logits.device) for entry in wanted]
         return Scores(logits[-1:] if last_only else logits, torch.cat(chosen, dim=-1))
 
-    def _tree_mask(self, tree: DraftTree, positions: Tensor, committed: int) -> Tensor | dict[str, Tensor]:
-        """The additive mask (1, 1, N, committed + N), or one for each kind of attention layer the model has."""
-        seen = torch.cat([torch.ones(len(tree), committed, dtype=torch.bool), tree.ancestors()], dim=1)
+    def _tree_mask(self, tree: DraftTree, committed: int, width: int) -> Tensor | dict[str, Tensor]:
+        """The additive mask (1, 1, N, width), or one for each kind of attention layer the model has."""
+        nodes = len(tree)
+        seen = torch.zeros(nodes, width, dtype=torch.bool)
+        seen[:, :committed] = True
+        seen[:, committed : committed + nodes] = tree.ancestors()
         kinds = set(self._windows)
-        masks = {kind: self._additive(seen, kind, positions, committed) for kind in kinds}
+        masks = {kind: self._additive(seen, kind, tree, committed) for kind in kinds}
         if len(kinds) == 1:
             return masks.popitem()[1]
         return {"full_attention" if window is None else "sliding_attention": mask for window, mask in masks.items()}
 
-    def _additive(self, seen: Tensor, window: int | None, positions: Tensor, committed: int) -> Tensor:
+    def _additive(self, seen: Tensor, window: int | None, tree: DraftTree, committed: int) -> Tensor:
         if window is not None:
-            key_positions = torch.cat([torch.arange(committed), positions])
+            key_positions = torch.arange(seen.shape[1])
+            key_positions[committed : committed + len(tree)] = committed + tree.depths
+            positions = committed + tree.depths
             seen = seen & (positions[:, None] - key_positions[None] < window)
         mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
         return mask[None, None].to(self.device)

@@ -57,13 +57,13 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
         torch.Generator().manual_seed(0),
         rule=observe,
     )
-    while not decoding.finished and len(decoding.info.tree_time) < ROUNDS:
+    while not decoding.finished and len(decoding.info["tree_time"]) < ROUNDS:
         decoding.step()
     full = [curve for curve in accepted[1:] if len(curve) == shape.total_token]
     if not full:
         return shape
     curve = torch.stack(full).mean(0)
-    drafting = statistics.median(decoding.info.update_time)
+    drafting = statistics.median(decoding.info["update_time"])
     sizes = [size for size in SIZES if size <= len(curve)]
     speed = {size: (1.0 + float(curve[size - 1])) / (drafting + _forward_time(decoding, size)) for size in sizes}
     return replace(shape, total_token=max(sizes, key=speed.__getitem__))

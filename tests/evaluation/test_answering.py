@@ -335,7 +335,10 @@ def test_two_runs_cannot_write_the_same_files(
 
 
 def test_a_full_disk_loses_nothing_finished(
-    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path],
+    questions: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     synced = []
 
@@ -344,15 +347,14 @@ def test_a_full_disk_loses_nothing_finished(
         if len(synced) > 4:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", fail_later)
-    assert "No space left" in failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))
-    monkeypatch.undo()
-    monkeypatch.setenv("EAGLE_CACHE", "cache")
-    assert (
-        gen_ea_answer_llama3chat.main(arguments(pair, questions, "--answer-file", str(questions.parent / "a.jsonl")))
-        == 0
-    )
-    assert len(lines(questions.parent / "a.jsonl")) == 6
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", fail_later)
+        assert "No space left" in failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))
+    saved = Path("a.jsonl").read_text()
+    assert len(saved.splitlines()) == 2
+    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--answer-file", "a.jsonl")) == 0
+    assert Path("a.jsonl").read_text().startswith(saved)
+    assert len(lines(Path("a.jsonl"))) == 6
 
 
 def test_a_model_without_a_chat_template_is_explained(

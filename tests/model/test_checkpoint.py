@@ -64,7 +64,7 @@ def test_every_layout_is_the_same_head(base: Path, tmp_path: Path, layout: str, 
     other = write_head(tmp_path / "other", *head_files(base, layout=layout))
     store(other)
     trees = [
-        load_pair(base, head).eagenerate(PROMPT, max_new_tokens=30, log=True)[3].accept_length
+        load_pair(base, head).eagenerate(PROMPT, max_new_tokens=30, log=True)[3]["accept_length"]
         for head in (plain, other)
     ]
     heads = [load_pair(base, head).ea_layer for head in (plain, other)]

@@ -37,11 +37,11 @@ def test_greedy_equals_autoregressive(architecture: str, layout: str, tmp_path: 
         )
         assert drafted.tolist() == stock.tolist()
         assert new_token == plain_new == drafted.shape[1] - prompt.shape[1] == 40
-        assert idx == len(info.accept_length) - 1 <= plain_idx == 38
-        assert plain_info.accept_length == [0] * 39
-        assert plain_info.draft_length == [1] * 39
-        accepted += sum(info.accept_length)
-        assert sum(info.accept_length) + len(info.accept_length) + 1 >= 40
+        assert idx == len(info["accept_length"]) - 1 <= plain_idx == 38
+        assert plain_info["accept_length"] == [0] * 39
+        assert plain_info["draft_length"] == [1] * 39
+        accepted += sum(info["accept_length"])
+        assert sum(info["accept_length"]) + len(info["accept_length"]) + 1 >= 40
     # Commit and compaction ran: whole paths were accepted, not only roots.
     assert accepted > 10
 
@@ -135,7 +135,7 @@ def sampled_p_value(model: EaModel, sampling: tuple[float, float, int], draws: i
         )
         path = tuple(ids[0, 5:8].tolist())
         counts[path] = counts.get(path, 0) + 1
-        accepted += sum(info.accept_length)
+        accepted += sum(info["accept_length"])
     statistic, pooled_p, pooled_count, cells = 0.0, 0.0, 0, 0
     for path, p in sequence_law(model, PROMPT[0].tolist(), 3, Warper(*sampling)).items():
         if p == 0.0 and path in counts:
@@ -181,7 +181,7 @@ def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
         assert fresh.tree.parents.tolist() == decoding.tree.parents.tolist()
         torch.testing.assert_close(fresh.tree.scores, decoding.tree.scores)
         decoding.step()
-    assert sum(decoding.info.accept_length) > 5
+    assert sum(decoding.info["accept_length"]) > 5
 
 
 def test_a_long_prompt_is_drafted_from_in_pieces(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +214,8 @@ def test_output_ends_at_the_first_stop_token(llama: EaModel, monkeypatch: pytest
         ids, new_token, _, info = generate(PROMPT, max_new_tokens=40, log=True)
         assert ids[0, 5:].tolist() == free[: end + 1]
         assert new_token == end + 1
-        rounds = len(info.accept_length)
-        assert 0 <= new_token - 1 - sum(info.accept_length) <= rounds
+        rounds = len(info["accept_length"])
+        assert 0 <= new_token - 1 - sum(info["accept_length"]) <= rounds
 
 
 @pytest.mark.parametrize("room", range(1, 12))
@@ -247,18 +247,25 @@ def test_streaming_yields_growing_prefixes_of_the_same_text(llama: EaModel) -> N
 def test_info_has_an_entry_per_round(llama: EaModel) -> None:
     ids, new_token, idx, info = llama.eagenerate(PROMPT, temperature=1.0, max_new_tokens=50, log=True)
     rounds = idx + 1
-    for values in (info.tree_time, info.eval_time, info.update_time, info.accept_length, info.draft_length):
+    for values in (
+        info["tree_time"],
+        info["eval_time"],
+        info["update_time"],
+        info["accept_length"],
+        info["draft_length"],
+    ):
         assert len(values) == rounds
     assert all(
-        0 <= accepted < drafted <= 4 for accepted, drafted in zip(info.accept_length, info.draft_length, strict=True)
+        0 <= accepted < drafted <= 4
+        for accepted, drafted in zip(info["accept_length"], info["draft_length"], strict=True)
     )
     assert new_token == ids.shape[1] - 5 == 50
-    assert new_token - 1 - sum(info.accept_length) in (rounds, rounds - 1)
+    assert new_token - 1 - sum(info["accept_length"]) in (rounds, rounds - 1)
 
 
 def test_a_prefill_can_be_all(llama: EaModel) -> None:
     ids, new_token, idx, info = llama.eagenerate(PROMPT, max_new_tokens=1, log=True)
-    assert (ids.shape[1], new_token, idx, info.accept_length) == (6, 1, -1, [])
+    assert (ids.shape[1], new_token, idx, info["accept_length"]) == (6, 1, -1, [])
 
 
 def test_tuning_picks_a_size_it_tried(llama_pair: tuple[Path, Path]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from eagle.model.head import Eagle3Head, HeadCache
-from eagle.model.target import PREFILL_CHUNK
+from eagle.model.target import PREFILL_CHUNK, PREFILL_STEP
 from eagle.model.tree import DraftTree, TreeShape, grow, root_only
 
 
@@ -25,7 +26,7 @@ class Drafter:
 
     def new_cache(self, capacity: int) -> HeadCache:
         """An empty cache for ``capacity`` tokens and the largest tree behind them, recycled if possible."""
-        needed = capacity + self.shape.most_drafted
+        needed = capacity + max(self.shape.most_drafted, PREFILL_STEP)
         cache, self._spare = self._spare, None
         if cache is None or cache.capacity < needed:
             return self.head.new_cache(needed)
@@ -52,13 +53,24 @@ class Drafter:
         levels = self.shape.levels(room)
         if levels < 1:
             return root_only(root)
-        device = self.head.fc.weight.device
-        for seen, following in zip(features.split(PREFILL_CHUNK), tokens.split(PREFILL_CHUNK), strict=True):
-            hidden = self.head.project(seen.to(device))
-            output = self.head(following.to(device), hidden, cache, slot=cache.committed, position=cache.committed)
-            cache.committed += len(following)
-        level = _Level(self.head, cache, output[-1:])
+        level = _Level(self.head, cache, self._commit(features, tokens, cache))
         return grow(root, level.root_logits, level.expand, self.head.to_target, self.shape, levels)
+
+    def _commit(self, features: Tensor, tokens: Tensor, cache: HeadCache) -> Tensor:
+        """Run the head over committed tokens, in pieces as the target reads a prompt; (1, H), the last output."""
+        device, length = self.head.fc.weight.device, len(tokens)
+        # The few lengths of a round need no filling up, and the filling is overwritten by what comes next.
+        filled = -(-length // PREFILL_STEP) * PREFILL_STEP if length > PREFILL_STEP else length
+        features = functional.pad(features.to(device), (0, 0, 0, filled - length))
+        tokens = functional.pad(tokens.to(device), (0, filled - length))
+        first = cache.committed
+        for start in range(0, length, PREFILL_CHUNK):
+            piece = slice(start, start + PREFILL_CHUNK)
+            hidden = self.head.project(features[piece])
+            output = self.head(tokens[piece], hidden, cache, slot=first + start, position=first + start)
+            last = output[min(length - start, len(output)) - 1]
+        cache.committed += length
+        return last[None]
 
 
 class _Level:

@@ -116,9 +116,9 @@ class TreeCache(Cache):
         super().__init__(layers=list(self.tree_layers))
         self.committed = 0
 
-    def commit_prompt(self) -> None:
-        """Everything scored so far is a committed prefix."""
-        self.committed = self.get_seq_length()
+    def commit_prompt(self, length: int) -> None:
+        """The first ``length`` positions are the committed prompt; forget what follows."""
+        self._commit(length)
 
     def view_masked(self, nodes: int) -> int:
         """Let the next update of ``nodes`` tokens return some positions that are not filled; returns how many in all.
@@ -142,9 +142,12 @@ class TreeCache(Cache):
         stay = next((place for place, node in enumerate(path) if place != node), len(path))
         if stay < len(path):
             self.slabs.move(self.committed + torch.tensor(path[stay:]), self.committed + stay)
-        self.committed += len(path)
+        self._commit(self.committed + len(path))
+
+    def _commit(self, length: int) -> None:
+        self.committed = length
         for layer in self.tree_layers:
-            layer.length = self.committed
+            layer.length = length
 
 
 def _kind(states: Tensor) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -22,6 +23,8 @@ from eagle.model.tree import DraftTree
 
 # Prompts are read in pieces of so many tokens, which bounds the memory of activations for long ones.
 PREFILL_CHUNK = 1024
+# And they are filled up to a multiple of this: CPU kernels are generated for each length, kept, and take megabytes.
+PREFILL_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Target:
 
     def new_cache(self, capacity: int) -> TreeCache:
         """An empty cache for ``capacity`` positions, in recycled memory where that is large enough."""
+        capacity += PREFILL_STEP
         slabs, self._spare = self._spare, None
         if slabs is None or slabs.capacity < capacity:
             slabs = Slabs(capacity, tensors=2 * len(self._windows) if self._one_device else 1)
@@ -101,13 +105,18 @@ class Target:
         Returns:
             Logits of the last token only, (1, V), and features (n, k * H).
         """
-        pieces = [
-            self._forward(piece, cache, features, last_only=True)
-            for piece in input_ids.to(self.device).split(PREFILL_CHUNK, dim=1)
-        ]
-        cache.commit_prompt()
+        length = input_ids.shape[1]
+        filled = min(-(-length // PREFILL_STEP) * PREFILL_STEP, max(self.context_length or 0, length))
+        # What follows the prompt is invisible to it under causal attention, and forgotten below.
+        padded = functional.pad(input_ids.to(self.device), (0, filled - length))
+        pieces = []
+        for start in range(0, length, PREFILL_CHUNK):
+            piece = padded[:, start : start + PREFILL_CHUNK]
+            last = min(length - start, piece.shape[1]) - 1
+            pieces.append(self._forward(piece, cache, features, only_row=last))
+        cache.commit_prompt(length)
         seen = [piece.features for piece in pieces if piece.features is not None]
-        return Scores(pieces[-1].logits, torch.cat(seen) if seen else None)
+        return Scores(pieces[-1].logits, torch.cat(seen)[:length] if seen else None)
 
     def score(self, tree: DraftTree, cache: TreeCache, features: bool = True) -> Scores:
         """Score all nodes of a tree in one forward; follow it by ``cache.keep(path)``.
@@ -139,19 +148,22 @@ class Target:
         )
 
     def _forward(
-        self, input_ids: Tensor, cache: TreeCache, features: bool, last_only: bool = False, **inputs: Any
+        self, input_ids: Tensor, cache: TreeCache, features: bool, only_row: int | None = None, **inputs: Any
     ) -> Scores:
+        """Logits of all tokens, or of ``only_row``, and features of all."""
         wanted = list(self.feature_layers) if features and self.feature_layers else None
-        if last_only and self._accepts_logits_to_keep:
-            inputs["logits_to_keep"] = 1
+        if only_row is not None and self._accepts_logits_to_keep:
+            inputs["logits_to_keep"] = torch.tensor([only_row], device=input_ids.device)
         output = self.model(
             input_ids=input_ids, past_key_values=cache, use_cache=True, output_hidden_states=wanted, **inputs
         )
         logits = output.logits[0]
+        if only_row is not None and not self._accepts_logits_to_keep:
+            logits = logits[only_row : only_row + 1]
         if wanted is None:
-            return Scores(logits[-1:] if last_only else logits, None)
+            return Scores(logits, None)
         chosen = [output.hidden_states[entry][0].to(logits.device) for entry in wanted]
-        return Scores(logits[-1:] if last_only else logits, torch.cat(chosen, dim=-1))
+        return Scores(logits, torch.cat(chosen, dim=-1))
 
     def _tree_mask(self, tree: DraftTree, committed: int, width: int) -> Tensor | dict[str, Tensor]:
         """The additive mask (1, 1, N, width), or one for each kind of attention layer the model has."""

@@ -25,6 +25,7 @@ from eagle.evaluation.loading import ModelChoice, load
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
+from eagle.model.drafter import Drafter
 from eagle.model.ea_model import EaModel
 from eagle.model.sampling import Warper
 from eagle.model.tree import TreeShape, root_only
@@ -181,8 +182,6 @@ def level_of_ten(model: EaModel, context: int, repeats: int) -> float:
     head, device = model.ea_layer, model.device
     generator = torch.Generator().manual_seed(0)
     times: dict[int, list[float]] = {2: [], 3: []}
-    from eagle.model.drafter import Drafter
-
     for _ in range(repeats):
         for depth, measured in times.items():
             drafter = Drafter(head, TreeShape(60, depth, 10))
@@ -283,10 +282,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
         print(f"a round at {context} committed tokens: {1e3 * whole:.1f} ms")
         for stage, seconds in measured.items():
             print(f"  {stage}: {1e3 * seconds:.2f} ms")
-        print(
-            f"  one draft level of 10 nodes: {1e3 * level_of_ten(model, context, args.repeats):.2f} ms "
-            f"({level_of_ten(model, context, args.repeats) / one:.1%} of the autoregressive forward)"
-        )
+        level = level_of_ten(model, context, args.repeats)
+        print(f"  one draft level of 10 nodes: {1e3 * level:.2f} ms ({level / one:.1%} of the autoregressive forward)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -63,10 +63,15 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
     if not full:
         return shape
     curve = torch.stack(full).mean(0)
-    drafting = statistics.median(decoding.info["update_time"])
-    sizes = [size for size in SIZES if size <= len(curve)]
-    speed = {size: (1.0 + float(curve[size - 1])) / (drafting + _forward_time(decoding, size)) for size in sizes}
-    return replace(shape, total_token=max(sizes, key=speed.__getitem__))
+    levels = shape.depth + 1
+    a_level = statistics.median(decoding.info["update_time"]) / levels
+    speed = {
+        size: (1.0 + float(curve[size - 1]))
+        / (_forward_time(decoding, size) + a_level * replace(shape, total_token=size).levels(room=levels))
+        for size in SIZES
+        if size <= len(curve)
+    }
+    return replace(shape, total_token=max(speed, key=speed.__getitem__))
 
 
 def expected_by_size(tree: DraftTree, target_probs: Tensor) -> Tensor:

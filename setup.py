@@ -24,6 +24,8 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "ray": ["ray>=2.40"],
+        # What FastChat's judge imports beyond what FastChat itself installs.
+        "judge": ["openai<1", "anthropic", "psutil>=6"],
         "8bit": ["bitsandbytes>=0.45"],
         "dev": [
             "ruff==0.17.6",

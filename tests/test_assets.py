@@ -50,6 +50,14 @@ def test_nothing_reachable_says_what_to_put_where(only_this_machine: Path, monke
         assets.base_model()
 
 
+def test_a_wheel_without_the_file_is_explained(only_this_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "QUESTIONS", only_this_machine / "question.jsonl")
+    other = assets.WheelMember(assets.MT_BENCH.requirement, "something/else.txt", assets.MT_BENCH.sha256)
+    wheel_with(only_this_machine, other, b"")
+    with pytest.raises(ValueError, match="came without"):
+        assets.mt_bench_questions()
+
+
 def test_a_file_put_there_by_hand_is_taken(only_this_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "QUESTIONS", only_this_machine / "question.jsonl")
     assets.QUESTIONS.write_text('{"question_id": 1, "turns": ["Hello"]}\n')

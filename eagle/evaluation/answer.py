@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -90,9 +92,14 @@ class Answerer:
         return facts
 
     def warm_up(self, question: Question) -> None:
-        """Decode a little, so that what happens only once stays out of the timings."""
+        """Decode a little, so that what happens only once stays out of the timings.
+
+        Raises:
+            InputError: as ``answer``.
+        """
         prompt = self._prompt([{"role": "user", "content": question.turns[0]}])
-        self._decode(prompt, torch.Generator().manual_seed(0), min(WARM_UP_TOKENS, self.settings.max_new_token))
+        with _naming(question):
+            self._decode(prompt, torch.Generator().manual_seed(0), min(WARM_UP_TOKENS, self.settings.max_new_token))
 
     def answer(self, question: Question) -> Answered:
         """Answer all turns of a question, ``num_choices`` times.
@@ -101,13 +108,11 @@ class Answerer:
             InputError: a prompt that does not fit the model, with the question's id.
         """
         choices, infos = [], []
-        try:
+        with _naming(question):
             for index in range(self.settings.num_choices):
                 choice, info = self._choice(question, index)
                 choices.append(choice)
                 infos.append({"question_id": question.question_id, "choice_index": index, **info})
-        except InputError as error:
-            raise InputError(f"question {question.question_id}: {error}") from error
         answer = {
             "question_id": question.question_id,
             "answer_id": shortuuid.uuid(),
@@ -179,6 +184,15 @@ class Answerer:
         else:
             logged = self.model.eagenerate(prompt, hsd=settings.hsd, **common)
         return cast("tuple[Tensor, int, int, DecodingInfo]", logged)
+
+
+@contextlib.contextmanager
+def _naming(question: Question) -> Iterator[None]:
+    """Say which question an error is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"question {question.question_id}: {error}") from error
 
 
 def turn_seed(seed: int, question_id: int | str, choice: int, turn: int) -> int:

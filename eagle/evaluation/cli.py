@@ -20,13 +20,12 @@ from eagle import assets
 from eagle.errors import InputError
 from eagle.evaluation import sharding
 from eagle.evaluation.answer import BASELINE, EAGLE3, Answered, AnswerSettings
-from eagle.evaluation.loading import DTYPES, ModelChoice
+from eagle.evaluation.loading import DEFAULT_TREE, DTYPES, ModelChoice
 from eagle.evaluation.questions import load_questions
 from eagle.evaluation.records import Record, RunFiles
 from eagle.model.sampling import Warper
-from eagle.model.tree import AUTO_TOTAL_TOKEN, TreeShape
+from eagle.model.tree import AUTO_TOTAL_TOKEN
 
-DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
 DEFAULT_BENCH = "mt_bench"
 
 
@@ -116,7 +115,6 @@ def answer_questions(method: str, argv: Sequence[str] | None) -> None:
         total_token=args.total_token,
         depth=args.depth,
         top_k=args.top_k,
-        default_tree=DEFAULT_TREE,
     )
     workers = sharding.worker_count(args.num_gpus_total, args.num_gpus_per_model)
     model_id = _model_id(args, settings)

@@ -18,6 +18,7 @@ from eagle.model.tree import TreeShape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 TREE_FILE = "tree.json"
+DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class ModelChoice:
         total_token: of the tree; None takes the tuned or the default value, as for the next two.
         depth: of the tree.
         top_k: of the tree.
-        default_tree: where the head has no tuned one.
     """
 
     base_model_path: str | None
@@ -48,12 +48,11 @@ class ModelChoice:
     total_token: int | None
     depth: int | None
     top_k: int | None
-    default_tree: TreeShape
 
     def tree_arguments(self, device: str) -> tuple[int, int, int]:
         """``total_token, depth, top_k``: given, else tuned for the head and the device, else the default."""
         _, head = assets.resolve_pair(self.base_model_path, self.ea_model_path)
-        tuned = tuned_tree(local_folder(head, "the draft head"), device) or self.default_tree
+        tuned = tuned_tree(local_folder(head, "the draft head"), device) or DEFAULT_TREE
         return (
             tuned.total_token if self.total_token is None else self.total_token,
             tuned.depth if self.depth is None else self.depth,

@@ -373,3 +373,5 @@ def test_a_prompt_beyond_the_context_names_its_question(
     assert "question long" in message
     assert "no room" in message
     assert len(lines(Path("a.jsonl"))) == 6
+    questions.write_text(json.dumps(long) + "\n")
+    assert "question long" in failing(capsys, arguments(pair, questions, "--answer-file", "b.jsonl"))

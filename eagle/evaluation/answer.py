@@ -88,7 +88,7 @@ class Answerer:
         target = self.model.target
         facts: Record = {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
         if self.settings.method == EAGLE3:
-            facts["tree"] = asdict(self.model.drafter.shape)
+            facts["tree"] = asdict(self.settings.drafting().shape(self.model.shape))
         return facts
 
     def warm_up(self, question: Question) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from eagle.model.clock import Clock
-from eagle.model.drafter import Drafter
+from eagle.model.drafter import Drafter, chance
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
-from eagle.model.tree import DraftTree, root_only
-from eagle.verification import RULES, Rule
+from eagle.model.tree import DraftTree, TreeShape, root_only
+from eagle.verification import RULES, Rule, Verdict
 
 
 class DecodingInfo(TypedDict):
@@ -44,30 +44,35 @@ class Decoding:
 
     Args:
         target: the model whose text it is.
-        drafter: what drafts it; None decodes autoregressively.
+        drafting: what drafts it, and trees of which shape; None decodes autoregressively.
         input_ids: (1, n) int64 prompt.
         warper: the law to sample from.
         limit: total tokens never to be exceeded.
         stop_ids: tokens that end the text.
         generator: source of randomness.
-        rule: verification; None is the one for the tree and the temperature.
+        rule: verification; at temperature 0 it is always ``greedy``.
         processor_time: seconds that building the warper took, for the record.
     """
 
     def __init__(
         self,
         target: Target,
-        drafter: Drafter | None,
+        drafting: tuple[Drafter, TreeShape] | None,
         input_ids: Tensor,
         warper: Warper,
         limit: int,
         stop_ids: frozenset[int],
         generator: torch.Generator | None,
-        rule: Rule | None = None,
+        rule: Rule = RULES["tokenwise"],
         processor_time: float = 0.0,
     ) -> None:
-        self.target, self.drafter, self.warper = target, drafter, warper
-        self.verify: Rule = rule or RULES["greedy" if warper.greedy else "tokenwise"]
+        self.target, self.warper = target, warper
+        self.rule = RULES["greedy"] if warper.greedy else rule
+        if drafting is None:
+            self.drafter, self.shape, self.chance = None, None, None
+        else:
+            self.drafter, self.shape = drafting[0], drafting[1].at(warper.temperature)
+            self.chance = chance(self.shape, warper, generator)
         self.limit, self.stop_ids, self.generator = limit, stop_ids, generator
         self.tokens: list[int] = input_ids[0].tolist()
         self.prompt_length = len(self.tokens)
@@ -96,13 +101,11 @@ class Decoding:
 
     @torch.inference_mode()
     def _begin(self, input_ids: Tensor) -> None:
-        largest_tree = self.drafter.shape.total_token if self.drafter else 1
-        self.cache = self.target.new_cache(self.limit + largest_tree)
-        self.head_cache = self.drafter.new_cache(self.limit) if self.drafter else None
+        self.cache = self.target.new_cache(self.limit + (self.shape.total_token if self.shape else 1))
+        self.head_cache = self.drafter.new_cache(self.limit, self.shape) if self.drafter and self.shape else None
         self.info["kv_time"] = self.clock.lap()
         scores = self.target.prefill(input_ids, self.cache, features=self.drafter is not None)
-        verdict = self.verify(root_only(self.tokens[-1]), self.warper(scores.logits), self.generator)
-        token = int(verdict.next_token)
+        token = int(self.verify(root_only(self.tokens[-1]), scores.logits).next_token)
         self._emit([token])
         if not self.finished:
             following = torch.tensor(self.tokens[1:])
@@ -118,7 +121,7 @@ class Decoding:
         self.clock.lap()
         scores = self.target.score(tree, self.cache, features=self.drafter is not None)
         info["tree_time"].append(self.clock.lap())
-        verdict = self.verify(tree, self.warper(scores.logits), self.generator)
+        verdict = self.verify(tree, scores.logits)
         info["eval_time"].append(self.clock.lap())
         path = list(verdict.path)
         accepted = tree.tokens[path[1:]].tolist()
@@ -133,6 +136,10 @@ class Decoding:
             self._end()
         info["update_time"].append(self.clock.lap())
 
+    def verify(self, tree: DraftTree, logits: Tensor) -> Verdict:
+        """What of a tree is accepted, given (N, V) logits of the target."""
+        return self.rule.verify(tree, self.warper(logits), self.generator)
+
     def _end(self) -> None:
         """Leave the memory of the caches to the next generation."""
         self.target.recycle(self.cache)
@@ -140,10 +147,10 @@ class Decoding:
             self.drafter.recycle(self.head_cache)
 
     def _draft(self, features: Tensor | None, following: Tensor) -> DraftTree:
-        root = self.tokens[-1]
-        if self.drafter is None or features is None or self.head_cache is None:
+        root, room = self.tokens[-1], self.limit - len(self.tokens) - 1
+        if self.drafter is None or self.shape is None or features is None or self.head_cache is None:
             return root_only(root)
-        return self.drafter.draft(features, following, root, self.head_cache, room=self.limit - len(self.tokens) - 1)
+        return self.drafter.draft(features, following, root, self.head_cache, self.shape, room, self.chance)
 
     def _emit(self, tokens: list[int]) -> int:
         """Append up to the first stop token or the limit; returns how many."""

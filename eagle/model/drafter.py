@@ -7,26 +7,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from eagle.model.head import Eagle3Head, HeadCache
+from eagle.model.sampling import Warper, draw_rows, uniforms, wide_dtype
 from eagle.model.target import PREFILL_CHUNK, PREFILL_STEP
-from eagle.model.tree import DraftTree, TreeShape, grow, root_only
+from eagle.model.tree import Chance, DraftTree, TreeShape, grow, root_only
 
 
 class Drafter:
-    """Drafts trees of one shape with one head.
+    """Drafts trees with one head.
 
     Args:
         head: the draft head, in evaluation mode.
-        shape: bounds of a tree.
     """
 
-    def __init__(self, head: Eagle3Head, shape: TreeShape) -> None:
+    def __init__(self, head: Eagle3Head) -> None:
         self.head = head
-        self.shape = shape
+        self.support = head.to_target(torch.arange(head.config.draft_vocab_size, device=head.fc.weight.device))
         self._spare: HeadCache | None = None
 
-    def new_cache(self, capacity: int) -> HeadCache:
+    def new_cache(self, capacity: int, shape: TreeShape) -> HeadCache:
         """An empty cache for ``capacity`` tokens and the largest tree behind them, recycled if possible."""
-        needed = capacity + max(self.shape.most_drafted, PREFILL_STEP)
+        needed = capacity + max(shape.most_drafted, PREFILL_STEP)
         cache, self._spare = self._spare, None
         if cache is None or cache.capacity < needed:
             return self.head.new_cache(needed)
@@ -37,7 +37,16 @@ class Drafter:
         """Take a cache that is not used any more."""
         self._spare = cache
 
-    def draft(self, features: Tensor, tokens: Tensor, root: int, cache: HeadCache, room: int) -> DraftTree:
+    def draft(
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        root: int,
+        cache: HeadCache,
+        shape: TreeShape,
+        room: int,
+        chance: Chance | None = None,
+    ) -> DraftTree:
         """Commit what the target said of the newest tokens, and draft what may follow.
 
         Args:
@@ -45,16 +54,18 @@ class Drafter:
             tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
             root: the last of ``tokens``, on the host.
             cache: the head's cache.
+            shape: bounds of the tree, for the temperature at hand.
             room: levels below the root that may still be emitted.
+            chance: what samples are drawn from, and how; needed where ``shape`` has samples.
 
         Returns:
             The tree; only its root where there is no room.
         """
-        levels = self.shape.levels(room)
+        levels = shape.levels(room)
         if levels < 1:
             return root_only(root)
         level = _Level(self.head, cache, self._commit(features, tokens, cache))
-        return grow(root, level.root_logits, level.expand, self.head.to_target, self.shape, levels)
+        return grow(root, level.root_logits, level.expand, self.support, shape, levels, chance)
 
     def _commit(self, features: Tensor, tokens: Tensor, cache: HeadCache) -> Tensor:
         """Run the head over committed tokens, in pieces as the target reads a prompt; (1, H), the last output."""
@@ -71,6 +82,27 @@ class Drafter:
             last = output[min(length - start, len(output)) - 1]
         cache.committed += length
         return last[None]
+
+
+def chance(shape: TreeShape, warper: Warper, generator: torch.Generator | None) -> Chance | None:
+    """How the samples of a tree are drawn in a text: from laws warped like the target's.
+
+    Args:
+        shape: of the trees, for the temperature at hand.
+        warper: the target's.
+        generator: source of randomness.
+
+    Returns:
+        None where nothing is sampled.
+    """
+    if shape.sampling is None or not shape.sampling.samples:
+        return None
+
+    def choose(weights: Tensor) -> Tensor:
+        points = torch.tensor(uniforms(len(weights), generator), dtype=wide_dtype(weights.device))
+        return draw_rows(weights, points.to(weights.device, non_blocking=True))
+
+    return Chance(warper.tempered(shape.sampling.draft_temperature), choose)
 
 
 class _Level:

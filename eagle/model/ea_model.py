@@ -16,9 +16,11 @@ from eagle.model.checkpoint import load_head
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
 from eagle.model.drafter import Drafter
+from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
-from eagle.model.tree import AUTO_TOTAL_TOKEN, TreeShape
+from eagle.model.tree import AUTO_TOTAL_TOKEN, Sampling, TreeShape
+from eagle.verification import RULES, Rule
 
 EOT = "<|eot_id|>"
 
@@ -30,7 +32,8 @@ class EaModel:
 
     Args:
         target: the base model.
-        drafter: the head and the shape of its trees.
+        drafter: the head.
+        shape: of the trees; what it says of samples holds for hybrid trees, None there is the default.
         base_model_path: where the tokenizer is, if anywhere.
 
     Attributes:
@@ -39,8 +42,8 @@ class EaModel:
         config: the base model's configuration.
     """
 
-    def __init__(self, target: Target, drafter: Drafter, base_model_path: str) -> None:
-        self.target, self.drafter = target, drafter
+    def __init__(self, target: Target, drafter: Drafter, shape: TreeShape, base_model_path: str) -> None:
+        self.target, self.drafter, self.shape = target, drafter, shape
         self.base_model_path = base_model_path
         self.base_model, self.ea_layer, self.config = target.model, drafter.head, target.model.config
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -54,6 +57,7 @@ class EaModel:
         total_token: int = 60,
         depth: int = 7,
         top_k: int = 10,
+        sampling: Sampling | None = None,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head.
@@ -66,6 +70,7 @@ class EaModel:
             total_token: nodes of the draft tree, the root included; -1 measures what is best on this machine.
             depth: expansions after the tree's first level.
             top_k: children of an expanded node, and expanded nodes a level.
+            sampling: of the hybrid trees that ``hsd=True`` drafts; None is a default.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -76,13 +81,13 @@ class EaModel:
         if not use_eagle3:
             raise InputError("use_eagle3=False (an EAGLE-1/2 head) is not supported; use an EAGLE-3 head")
         auto = total_token == AUTO_TOTAL_TOKEN
-        shape = TreeShape(tune.LARGEST if auto else total_token, depth, top_k)
+        shape = TreeShape(tune.LARGEST if auto else total_token, depth, top_k, sampling)
         base_model_path, ea_model_path = assets.resolve_pair(base_model_path, ea_model_path)
         target = Target(_load_base(base_model_path, hf_kwargs))
         head = load_head(ea_model_path, target)
         if auto:
             shape = tune.tuned_shape(target, head, shape)
-        return cls(target, Drafter(head, shape), base_model_path)
+        return cls(target, Drafter(head), shape, base_model_path)
 
     def eval(self) -> EaModel:
         """The model itself, which is always in evaluation mode."""
@@ -125,8 +130,10 @@ class EaModel:
         is_llama3: bool = False,
         hsd: bool = False,
         generator: torch.Generator | None = None,
+        verifier: str | None = None,
+        tree: str | TreeShape | None = None,
     ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
-        """Generate with EAGLE-3; the text is distributed exactly as the base model's own.
+        """Generate speculatively; the text is distributed exactly as the base model's own.
 
         Args:
             input_ids: (1, n) int64 prompt.
@@ -137,19 +144,22 @@ class EaModel:
             max_length: tokens at most, the prompt included.
             log: also return counts and timings.
             is_llama3: ``<|eot_id|>`` also ends the text.
-            hsd: hierarchical verification; not available yet.
+            hsd: hierarchical verification of hybrid trees; false is EAGLE-3: deterministic trees, token-wise.
             generator: source of randomness; None is torch's global CPU generator.
+            verifier: for ablations, another rule of ``eagle.verification.RULES``; ``hsd_published`` is lossy and warns.
+            tree: for ablations, another kind of tree (``deterministic``, ``hybrid``, ``chain``), or a shape.
 
         Returns:
             ``output_ids`` (1, length), prompt included, ending with the stop token if there was one; with ``log`` also
             the number of new tokens, the index of the last round (-1: the prefill ended it) and a ``DecodingInfo``.
 
         Raises:
-            InputError: (a ``ValueError``) bad arguments, a prompt that leaves no room, or logits with NaN.
-            NotImplementedError: ``hsd=True``.
+            InputError: (a ``ValueError``) bad arguments, a rule that does not go with the tree, a prompt that leaves no
+                room, or logits with NaN.
         """
+        method = self._method(hsd, verifier, tree)
         decoding = self._decoding(
-            self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, hsd, generator
+            method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
         )
         return _run(decoding, log)
 
@@ -164,10 +174,13 @@ class EaModel:
         is_llama3: bool = False,
         hsd: bool = False,
         generator: torch.Generator | None = None,
+        verifier: str | None = None,
+        tree: str | TreeShape | None = None,
     ) -> Iterator[Tensor]:
         """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after prefill and each round."""
+        method = self._method(hsd, verifier, tree)
         decoding = self._decoding(
-            self.drafter, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, hsd, generator
+            method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
         )
         return _stream(decoding)
 
@@ -185,7 +198,7 @@ class EaModel:
     ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
         """The baseline: autoregressive decoding through the same target path, with ``eagenerate``'s arguments."""
         decoding = self._decoding(
-            None, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, False, generator
+            None, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
         )
         return _run(decoding, log)
 
@@ -207,9 +220,14 @@ class EaModel:
             ids.add(eot)
         return frozenset(ids)
 
+    def _method(self, hsd: bool, verifier: str | None, tree: str | TreeShape | None) -> tuple[TreeShape, Rule]:
+        shape, kind = (tree, tree.kind) if isinstance(tree, TreeShape) else (self.shape, tree)
+        method = Method.named(hsd, verifier, kind)
+        return method.shape(shape), method.rule
+
     def _decoding(
         self,
-        drafter: Drafter | None,
+        method: tuple[TreeShape, Rule] | None,
         input_ids: Tensor,
         temperature: float,
         top_p: float,
@@ -217,24 +235,23 @@ class EaModel:
         max_new_tokens: int,
         max_length: int,
         is_llama3: bool,
-        hsd: bool,
         generator: torch.Generator | None,
     ) -> Decoding:
-        if hsd:
-            raise NotImplementedError("hsd=True: hierarchical verification is not available in this version")
         clock = Clock(self.device)
         warper = Warper(temperature, top_p, top_k)
         processor_time = clock.lap()
         limit = self._limit(input_ids, max_new_tokens, max_length)
+        shape, rule = method or (None, RULES["tokenwise"])
         return Decoding(
             self.target,
-            drafter,
+            None if shape is None else (self.drafter, shape),
             input_ids,
             warper,
             limit,
             self.stop_ids(is_llama3),
             generator,
-            processor_time=processor_time,
+            rule,
+            processor_time,
         )
 
     def _limit(self, input_ids: Tensor, max_new_tokens: int, max_length: int) -> int:

@@ -35,6 +35,7 @@ class Warper:
             raise InputError(f"top_p must lie in [0, 1], not {top_p}")
         if not math.isfinite(top_k) or top_k < 0 or top_k != int(top_k):
             raise InputError(f"top_k must be a whole number, 0 or more, not {top_k}")
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.greedy = temperature == 0.0
         self._warpers = LogitsProcessorList()
         if not self.greedy:
@@ -44,6 +45,10 @@ class Warper:
                 self._warpers.append(TopKLogitsWarper(int(top_k)))
             if 0.0 < top_p < 1.0:
                 self._warpers.append(NucleusWarper(top_p))
+
+    def tempered(self, factor: float) -> Warper:
+        """The same warping at ``factor`` times the temperature."""
+        return Warper(self.temperature * factor, self.top_p, self.top_k)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Probabilities of the next token.
@@ -123,3 +128,20 @@ def draw(weights: Tensor, uniform: float) -> Tensor:
     # The first entry above a point below the total has positive weight; rounding may lift u * total to the total.
     point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True)
+
+
+def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
+    """Draw a column in each row with probability proportional to its weight, by inversion.
+
+    Args:
+        weights: (k, D) non-negative, not necessarily normalised.
+        points: (k,) draws from [0, 1).
+
+    Returns:
+        (k,) int64; a column of weight zero only in rows that have no other.
+    """
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))
+    drawn = torch.searchsorted(cumulative, torch.minimum(points[:, None].to(total) * total, below), right=True)
+    return drawn[:, 0].clamp(max=weights.shape[-1] - 1)

@@ -1,13 +1,15 @@
-"""The draft tree, and growing it: EAGLE-3's dynamic tree.
+"""The draft tree, and growing it: EAGLE-3's dynamic tree, with or without sampled children.
 
 Source: EAGLE-2 (Li et al. 2024, section 4: expansion and re-ranking by the draft's own confidence), which EAGLE-3
-(Li et al. 2025) keeps. Nothing here knows a model: growth sees log-probabilities and asks for more.
+(Li et al. 2025) keeps. Sampled children beside the most likely ones are this package's, see docs/hsd.md. Nothing here
+knows a model: growth sees logits, asks for more, and draws with what it is given.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,21 +17,55 @@ from torch import Tensor
 from eagle.errors import InputError
 
 AUTO_TOTAL_TOKEN = -1
+ONE_HOT = -1
+MOST_SAMPLES = 3
+DETERMINISTIC, HYBRID, CHAIN = TREES = ("deterministic", "hybrid", "chain")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How children are sampled beside (or instead of) the most likely ones.
+
+    Attributes:
+        threshold: of the ``top_k`` tokens after a node v, those with key(v) * q(token) of at least this are its
+            deterministic children; None: it has none. It is meant for temperature 1 and falls with the temperature,
+            see ``TreeShape.at``.
+        rho: the key of a node's first sampled child is key(v) * rho * (draft mass outside the deterministic children).
+        samples: sampled children of a node, without replacement; each has half the key of the one before.
+        draft_temperature: times the target's temperature is the temperature of the laws that samples are drawn from.
+    """
+
+    threshold: float | None
+    rho: float
+    samples: int
+    draft_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
+            raise InputError(f"threshold must lie in [0, 1], not {self.threshold}")
+        if not 0.0 < self.rho <= 1.0:
+            raise InputError(f"rho must lie in (0, 1], not {self.rho}: a child's key may not exceed its parent's")
+        if not 0 <= self.samples <= MOST_SAMPLES:
+            raise InputError(f"samples must be 0 to {MOST_SAMPLES}, not {self.samples}")
+        if not (math.isfinite(self.draft_temperature) and self.draft_temperature > 0):
+            raise InputError(f"draft_temperature must be a finite number above 0, not {self.draft_temperature}")
 
 
 @dataclass(frozen=True)
 class TreeShape:
-    """How large a tree may grow.
+    """How large a tree may grow, and of what children.
 
     Attributes:
         total_token: nodes of the final tree, the root included.
         depth: expansions after the first level, so the tree has at most ``depth + 1`` levels below the root.
-        top_k: children of an expanded node, and expanded nodes a level.
+        top_k: deterministic children an expanded node may have, and expanded nodes a level.
+        sampling: sampled children; None: all are deterministic, which is EAGLE-3's tree.
     """
 
     total_token: int
     depth: int
     top_k: int
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         if self.total_token < 2:
@@ -42,6 +78,27 @@ class TreeShape:
         if self.top_k < 1:
             raise InputError(f"top_k must be 1 or more, not {self.top_k}")
 
+    @property
+    def kind(self) -> str:
+        """One of ``TREES``: EAGLE-3's tree, one with sampled children too, or a single sampled path."""
+        if self.sampling is None:
+            return DETERMINISTIC
+        alone = self.top_k == 1 and self.sampling.threshold is None and self.sampling.samples == 1
+        return CHAIN if alone else HYBRID
+
+    def at(self, temperature: float) -> TreeShape:
+        """The shape for text of this temperature: below 1 the threshold falls with its square, and at 0, where only
+        the most likely token can be accepted, nothing is sampled, so that the tree is EAGLE-3's."""
+        if self.sampling is None or temperature >= 1.0:
+            return self
+        if temperature == 0.0:
+            return replace(self, sampling=None)
+        threshold = self.sampling.threshold
+        return replace(
+            self,
+            sampling=replace(self.sampling, threshold=None if threshold is None else threshold * temperature**2),
+        )
+
     def levels(self, room: int) -> int:
         """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""
         return min(self.depth + 1, self.total_token - 1, room)
@@ -53,9 +110,27 @@ class TreeShape:
 
 
 @dataclass(frozen=True)
+class Laws:
+    """What the tokens of a tree's nodes were drawn from, given everything drawn before them.
+
+    Attributes:
+        rows: (R, D) probabilities over the draft vocabulary, one row per sampled node, each of sum 1.
+        row_of: (N,) int64 on the host, the row of each node; ``ONE_HOT`` where the token was picked, not drawn.
+        columns: (N,) int64 on the host, each node's token as an index into the draft vocabulary; -1 where it is not in
+            it, as the root's may not be.
+        support: (D,) int64, the target ids of the columns, all different.
+    """
+
+    rows: Tensor
+    row_of: Tensor
+    columns: Tensor
+    support: Tensor
+
+
+@dataclass(frozen=True)
 class DraftTree:
     """A drafted tree of N nodes. Node 0 is the root, the last committed token; parents come before their children,
-    and the children of a node, in increasing id, are in the order in which they are verified (best first).
+    and the children of a node, in increasing id, are in the order in which they are verified.
 
     Structure lives on the host, where the walk through the tree takes place.
 
@@ -63,13 +138,16 @@ class DraftTree:
         tokens: (N,) int64 on the host, target vocabulary ids.
         parents: (N,) int64 on the host; the root is its own parent.
         depths: (N,) int64 on the host; 0 for the root.
-        scores: (N,) float32 on the head's device, the head's cumulative log-probability of each node; 0 for the root.
+        keys: (N,) float32 on the head's device, the logarithm of what a node was ranked by; 0 for the root. Of
+            deterministic nodes it is the head's cumulative log-probability.
+        laws: of the sampled nodes; None: the tree has none.
     """
 
     tokens: Tensor
     parents: Tensor
     depths: Tensor
-    scores: Tensor
+    keys: Tensor
+    laws: Laws | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -87,6 +165,13 @@ class DraftTree:
                 children[parent].append(node)
         return children
 
+    def path_to(self, node: int) -> tuple[int, ...]:
+        """Ids of the nodes from the root down to ``node``."""
+        path = [node]
+        while path[-1]:
+            path.append(int(self.parents[path[-1]]))
+        return tuple(reversed(path))
+
     def ancestors(self) -> Tensor:
         """(N, N) bool on the host; row i marks node i and all its ancestors, which are what node i attends to."""
         seen = torch.eye(len(self), dtype=torch.bool)
@@ -96,20 +181,26 @@ class DraftTree:
             current = self.parents[current]
         return seen
 
-    def best(self, total_token: int) -> DraftTree:
-        """The subtree of the ``total_token`` best nodes by score (ancestors are never worse than descendants)."""
-        if total_token >= len(self):
-            return self
-        order = torch.argsort(self.scores, descending=True, stable=True)[:total_token].cpu()
-        kept = order.sort().values
+    def best(self, total_token: int) -> tuple[DraftTree, Tensor]:
+        """The tree that growth with the same draws and a smaller ``total_token`` keeps.
+
+        Returns:
+            That subtree, and (total_token,) int64 on the host: which nodes of this tree its nodes are.
+        """
+        kept = best(self.keys, total_token).cpu().sort().values
         renumbered = torch.zeros(len(self), dtype=torch.int64)
         renumbered[kept] = torch.arange(len(kept))
-        return DraftTree(
+        laws = self.laws
+        if laws is not None:
+            laws = replace(laws, row_of=laws.row_of[kept], columns=laws.columns[kept])
+        subtree = DraftTree(
             tokens=self.tokens[kept],
             parents=renumbered[self.parents[kept]],
             depths=self.depths[kept],
-            scores=self.scores[kept.to(self.scores.device)],
+            keys=self.keys[kept.to(self.keys.device)],
+            laws=laws,
         )
+        return subtree, kept
 
 
 def root_only(token: int) -> DraftTree:
@@ -119,7 +210,7 @@ def root_only(token: int) -> DraftTree:
         token: the last committed token.
     """
     zero = torch.zeros(1, dtype=torch.int64)
-    return DraftTree(tokens=torch.tensor([token]), parents=zero, depths=zero, scores=torch.zeros(1))
+    return DraftTree(tokens=torch.tensor([token]), parents=zero, depths=zero, keys=torch.zeros(1))
 
 
 Expand = Callable[[Tensor, Tensor], Tensor]
@@ -130,81 +221,174 @@ the first level, whose parent is the root). Returns (k, draft vocabulary) logits
 """
 
 
-def grow(
-    root: int, root_logits: Tensor, expand: Expand, to_target: Callable[[Tensor], Tensor], shape: TreeShape, levels: int
-) -> DraftTree:
-    """Grow EAGLE-3's dynamic tree below ``root``.
+@dataclass(frozen=True)
+class Chance:
+    """Where sampled children come from.
 
-    Level by level the ``top_k`` candidates of highest cumulative log-probability are expanded into ``top_k`` children
-    each; of all candidates the ``total_token - 1`` best stay. Ties go to the smaller depth, then to the elder, so
-    a node's ancestors and elder siblings are always in the tree with it. One transfer to the host, at the end.
+    Attributes:
+        law: (k, D) logits -> (k, D) probabilities, warped like the target's.
+        choose: (k, D) weights -> (k,) int64, in each row a column drawn with probability proportional to its weight;
+            any column in a row without weight.
+    """
+
+    law: Callable[[Tensor], Tensor]
+    choose: Callable[[Tensor], Tensor]
+
+
+def grow(
+    root: int,
+    root_logits: Tensor,
+    expand: Expand,
+    support: Tensor,
+    shape: TreeShape,
+    levels: int,
+    chance: Chance | None = None,
+) -> DraftTree:
+    """Grow a tree below ``root``.
+
+    Level by level the ``top_k`` candidates of largest key are expanded; of all candidates the ``total_token - 1`` of
+    largest key stay. Ties go to the smaller depth, then to the elder.
+
+    Joint verification is lossless only if whether a node is in the tree depends neither on its own token nor on
+    anything drawn below a younger sibling of it or of its ancestors (docs/hsd.md). Hence a key is fixed before its
+    node's token is drawn, is at most the parent's, and siblings are verified in the order of their keys.
+
+    One transfer to the host, at the end.
 
     Args:
         root: last committed token, a target id.
         root_logits: (draft vocabulary,) logits of what follows the root.
         expand: runs the head on a frontier, see ``Expand``.
-        to_target: maps draft ids to target ids, elementwise.
-        shape: bounds of the tree.
+        support: (draft vocabulary,) int64, the target id of each draft id.
+        shape: bounds of the tree, for the temperature at hand (``TreeShape.at``).
         levels: levels to grow, at least 1 (see ``TreeShape.levels``).
+        chance: what samples are drawn from, and how; needed where ``shape`` has samples.
     """
-    scores, tokens = _children(root_logits[None], shape.top_k)
-    scores, tokens = scores[0], tokens[0]
-    parents = torch.zeros_like(tokens)
-    all_scores, all_tokens, all_parents, level_sizes = [scores], [tokens], [parents], [len(scores)]
-    frontier = torch.arange(len(scores), device=scores.device)
-    came_from = parents
-    first = 1
+    families = [_family(root_logits[None], root_logits.new_zeros(1, dtype=torch.float32), shape, chance)]
+    frontiers = [torch.zeros(1, dtype=torch.int64, device=root_logits.device)]
     for _ in range(levels - 1):
-        child_scores, child_tokens = _children(expand(tokens[frontier], came_from), shape.top_k)
-        width = child_scores.shape[1]
-        parents = (first + frontier)[:, None].expand(-1, width).reshape(-1)
-        first += len(tokens)
-        scores = (scores[frontier][:, None] + child_scores).reshape(-1)
-        tokens = child_tokens.reshape(-1)
-        all_scores.append(scores)
-        all_tokens.append(tokens)
-        all_parents.append(parents)
-        level_sizes.append(len(scores))
-        frontier = _best(scores, shape.top_k)
-        came_from = frontier // width
-    return _select(root, all_scores, all_tokens, all_parents, level_sizes, to_target, shape.total_token)
+        last = families[-1]
+        frontier = best(last.keys.reshape(-1), shape.top_k)
+        logits = expand(last.tokens.reshape(-1)[frontier], frontier // last.tokens.shape[1])
+        families.append(_family(logits, last.keys.reshape(-1)[frontier], shape, chance))
+        frontiers.append(frontier)
+    return _select(root, families, frontiers, support, shape.total_token)
 
 
-def _children(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """(k, V) logits -> log-probabilities and ids, both (k, top_k), best first."""
-    log_probs = logits.log_softmax(-1, dtype=torch.float32)
-    values, tokens = log_probs.topk(min(top_k, logits.shape[-1]), dim=-1)
-    return values, tokens
+@dataclass(frozen=True)
+class _Family:
+    """The children of k expanded nodes, w each, in the order of verification.
+
+    tokens: (k, w) draft ids; keys: (k, w), -inf for a child that does not exist; nth: (k, w), ``ONE_HOT`` for a
+    deterministic child, j for the j-th sample; pool: (k, D) weights of the tokens that the first sample was drawn from;
+    drawn: (k, samples) draft ids of the samples.
+    """
+
+    tokens: Tensor
+    keys: Tensor
+    nth: Tensor
+    pool: Tensor | None
+    drawn: Tensor | None
 
 
-def _best(scores: Tensor, count: int) -> Tensor:
-    """Ids of the ``count`` highest scores, best first, ties to the smaller id (``topk`` promises no order for ties)."""
-    return torch.argsort(scores, descending=True, stable=True)[:count]
+def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chance | None) -> _Family:
+    """Pick and draw the children of a frontier: (k, D) logits of what follows it, (k,) its keys."""
+    log_q = logits.log_softmax(-1, dtype=torch.float32)
+    top, tokens = log_q.topk(min(shape.top_k, logits.shape[-1]), dim=-1)
+    keys = parent_keys[:, None] + top
+    nth = torch.full_like(tokens, ONE_HOT)
+    sampling = shape.sampling
+    if sampling is None:
+        return _Family(tokens, keys, nth, None, None)
+    if sampling.threshold is None:
+        picked = torch.zeros_like(keys, dtype=torch.bool)
+    else:
+        picked = keys >= (math.log(sampling.threshold) if sampling.threshold else -math.inf)
+    keys = keys.masked_fill(~picked, -torch.inf)
+    if not sampling.samples:
+        return _Family(tokens, keys, nth, None, None)
+    if chance is None:
+        raise ValueError("a shape with samples needs something to draw them with")
+    law = chance.law(logits)
+    pool = law.scatter(1, tokens, law.gather(1, tokens).masked_fill(picked, 0.0))
+    outside = (1.0 - top.exp().masked_fill(~picked, 0.0).sum(-1)).clamp(min=0.0)
+    remaining, drawn, sample_keys = pool, [], []
+    for j in range(sampling.samples):
+        token = chance.choose(remaining)[:, None]
+        key = parent_keys + outside.log() + math.log(sampling.rho / 2**j)
+        # A pool without weight has nothing to draw.
+        possible = remaining.gather(1, token)[:, 0] > 0
+        drawn.append(token)
+        sample_keys.append(key.masked_fill(~possible, -torch.inf)[:, None])
+        remaining = remaining.scatter(1, token, 0.0)
+    all_tokens, all_keys = torch.cat([tokens, *drawn], dim=1), torch.cat([keys, *sample_keys], dim=1)
+    number = torch.arange(sampling.samples, device=tokens.device).expand(len(tokens), -1)
+    order = torch.argsort(all_keys, dim=1, descending=True, stable=True)
+    return _Family(
+        all_tokens.gather(1, order),
+        all_keys.gather(1, order),
+        torch.cat([nth, number], dim=1).gather(1, order),
+        pool,
+        torch.cat(drawn, dim=1),
+    )
+
+
+def best(keys: Tensor, count: int) -> Tensor:
+    """Ids of the ``count`` largest keys, best first, ties to the smaller id (``topk`` promises no order for ties)."""
+    return torch.argsort(keys, descending=True, stable=True)[:count]
 
 
 def _select(
-    root: int,
-    all_scores: list[Tensor],
-    all_tokens: list[Tensor],
-    all_parents: list[Tensor],
-    level_sizes: list[int],
-    to_target: Callable[[Tensor], Tensor],
-    total_token: int,
+    root: int, families: list[_Family], frontiers: list[Tensor], support: Tensor, total_token: int
 ) -> DraftTree:
     """Keep the best candidates of all levels; candidate i is numbered i + 1, the root is 0."""
-    scores, tokens, parents = torch.cat(all_scores), torch.cat(all_tokens), torch.cat(all_parents)
-    kept = _best(scores, total_token - 1).sort().values
-    device = scores.device
-    depths = torch.repeat_interleave(
-        torch.arange(1, len(level_sizes) + 1), torch.tensor(level_sizes), output_size=len(scores)
-    )
-    renumbered = torch.zeros(len(scores) + 1, dtype=torch.int64, device=device)
-    renumbered[kept + 1] = torch.arange(1, len(kept) + 1, device=device)
-    host = torch.stack([to_target(tokens[kept]), renumbered[parents[kept]], kept]).cpu()
+    keys = torch.cat([family.keys.reshape(-1) for family in families])
+    tokens = torch.cat([family.tokens.reshape(-1) for family in families])
+    nth = torch.cat([family.nth.reshape(-1) for family in families])
+    parents, first = [torch.zeros_like(families[0].tokens[0])], 1
+    for family, (child, frontier) in zip(families, zip(families[1:], frontiers[1:], strict=True), strict=False):
+        parents.append((first + frontier)[:, None].expand_as(child.tokens).reshape(-1))
+        first += family.tokens.numel()
+    kept = best(keys, total_token - 1).sort().values
+    state = torch.where(keys[kept].isnan(), -1, (keys[kept] > -torch.inf).long())
+    host = torch.stack([state, kept, torch.cat(parents)[kept], support[tokens[kept]], tokens[kept], nth[kept]]).cpu()
+    if (host[0] < 0).any():
+        raise InputError("the draft head's logits contain NaN; check its weights, or load the pair in a wider dtype")
+    # Where fewer candidates exist than may stay, some that do not exist were among the best.
+    _, candidates, parent_ids, targets, columns, kinds = host[:, host[0] > 0].unbind()
+    renumbered = torch.zeros(len(keys) + 1, dtype=torch.int64)
+    renumbered[candidates + 1] = torch.arange(1, len(candidates) + 1)
     zero = torch.zeros(1, dtype=torch.int64)
+    sizes = torch.tensor([family.tokens.numel() for family in families])
+    levels = torch.bucketize(candidates, sizes.cumsum(0), right=True)
     return DraftTree(
-        tokens=torch.cat([torch.tensor([root]), host[0]]),
-        parents=torch.cat([zero, host[1]]),
-        depths=torch.cat([zero, depths[host[2]]]),
-        scores=torch.cat([scores.new_zeros(1), scores[kept]]),
+        tokens=torch.cat([torch.tensor([root]), targets]),
+        parents=torch.cat([zero, renumbered[parent_ids]]),
+        depths=torch.cat([zero, levels + 1]),
+        keys=torch.cat([keys.new_zeros(1), keys[candidates.to(keys.device)]]),
+        laws=_laws(families, levels, candidates - (sizes.cumsum(0) - sizes)[levels], kinds, columns, support),
     )
+
+
+def _laws(
+    families: list[_Family], levels: Tensor, places: Tensor, kinds: Tensor, columns: Tensor, support: Tensor
+) -> Laws | None:
+    """The laws of the kept candidates: their level, their place in it, which sample they are and their draft ids."""
+    sampled = kinds != ONE_HOT
+    if not sampled.any():
+        return None
+    rows = []
+    for level, family in enumerate(families):
+        chosen = sampled & (levels == level)
+        if family.pool is None or family.drawn is None or not chosen.any():
+            continue
+        parents = (places[chosen] // family.tokens.shape[1]).to(support.device)
+        nth = kinds[chosen, None].to(support.device)
+        law = family.pool[parents]
+        for j in range(family.drawn.shape[1] - 1):
+            elder = family.drawn[parents, j : j + 1]
+            law = law.scatter(1, elder, law.gather(1, elder).masked_fill(nth > j, 0.0))
+        rows.append(law / law.sum(-1, keepdim=True))
+    row_of = torch.full((len(kinds) + 1,), ONE_HOT)
+    row_of[1:][sampled] = torch.arange(int(sampled.sum()))
+    return Laws(torch.cat(rows), row_of, torch.cat([torch.tensor([-1]), columns]), support)

@@ -1,8 +1,7 @@
 """Choosing the size of the tree for this machine (``total_token=-1``).
 
 A larger tree is accepted for longer and takes longer to score. Both are measured here, on this pair and this device:
-the time of a target forward over N nodes, and the exact expected accepted length of the N best nodes, which for a
-deterministic tree is the sum over its nodes of the target's probability of the path to them.
+the time of a target forward over N nodes, and the exact expected accepted length of the tree of N nodes.
 """
 
 from __future__ import annotations
@@ -13,14 +12,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from eagle.model.acceptance import expected_length
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding
 from eagle.model.drafter import Drafter
 from eagle.model.head import Eagle3Head
+from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.model.tree import DraftTree, TreeShape
-from eagle.verification import RULES, Verdict
+from eagle.verification import Plan, Rule
 
 LARGEST = 60
 SIZES = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, LARGEST)
@@ -36,68 +37,48 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
     Args:
         target: the model.
         head: its draft head.
-        shape: depth and top_k to keep; its ``total_token`` is the largest size tried.
+        shape: what to keep; its ``total_token`` is the largest size tried. With samples it is verified jointly, else
+            token-wise.
     """
-    accepted: list[Tensor] = []
+    rule = Method.named(hsd=shape.sampling is not None).rule
+    accepted: list[list[float]] = []
 
-    def observe(tree: DraftTree, target_probs: Tensor, generator: torch.Generator | None) -> Verdict:
-        accepted.append(expected_by_size(tree, target_probs))
-        return RULES["tokenwise"](tree, target_probs, generator)
+    def observe(tree: DraftTree, target_probs: Tensor) -> Plan:
+        accepted.append([expected_length(rule, tree, target_probs, size) for size in SIZES if size <= len(tree)])
+        return rule.plan(tree, target_probs)
 
     bos = target.config.bos_token_id
     prompt = torch.tensor([[bos if isinstance(bos, int) else 0]])
     limit = min(1 + ROUNDS * (shape.depth + 2), target.context_length or 2048)
     decoding = Decoding(
         target,
-        Drafter(head, shape),
+        (Drafter(head), shape),
         prompt,
         Warper(temperature=1.0),
         limit,
         frozenset(),
         torch.Generator().manual_seed(0),
-        rule=observe,
+        rule=Rule(rule.name, observe, rule.lossless),
     )
     while not decoding.finished and len(decoding.info["tree_time"]) < ROUNDS:
         decoding.step()
-    full = [curve for curve in accepted[1:] if len(curve) == shape.total_token]
-    if not full:
+    tried = max(map(len, accepted))
+    curves = [curve for curve in accepted if tried and len(curve) == tried]
+    if not curves:
         return shape
-    curve = torch.stack(full).mean(0)
-    levels = shape.depth + 1
-    a_level = statistics.median(decoding.info["update_time"]) / levels
+    a_level = statistics.median(decoding.info["update_time"]) / (shape.depth + 1)
     speed = {
-        size: (1.0 + float(curve[size - 1]))
-        / (_forward_time(decoding, size) + a_level * replace(shape, total_token=size).levels(room=levels))
-        for size in SIZES
-        if size <= len(curve)
+        size: (1.0 + statistics.fmean(lengths))
+        / (_forward_time(decoding, size) + a_level * replace(shape, total_token=size).levels(room=shape.depth + 1))
+        for size, lengths in zip(SIZES, zip(*curves, strict=True), strict=False)
     }
     return replace(shape, total_token=max(speed, key=speed.__getitem__))
-
-
-def expected_by_size(tree: DraftTree, target_probs: Tensor) -> Tensor:
-    """Expected accepted length of the n best nodes of a deterministic tree, for n = 1 .. N.
-
-    Args:
-        tree: N nodes with one-hot laws.
-        target_probs: (N, V) probabilities after each node.
-
-    Returns:
-        (N,) float64 on the host; entry n - 1 belongs to the tree of n nodes, the root included.
-    """
-    device = target_probs.device
-    reach = target_probs[tree.parents.to(device), tree.tokens.to(device)].cpu().double()
-    reach[0] = 0.0
-    for node, parent in enumerate(tree.parents.tolist()):
-        if parent:
-            reach[node] *= reach[parent]
-    order = torch.argsort(tree.scores, descending=True, stable=True).cpu()
-    return reach[order].cumsum(0)
 
 
 @torch.inference_mode()
 def _forward_time(decoding: Decoding, size: int) -> float:
     """Median seconds of a target forward over ``size`` nodes behind what ``decoding`` has committed."""
-    tree = decoding.tree.best(size)
+    tree, _ = decoding.tree.best(size)
     times = []
     for _ in range(REPEATS):
         clock = Clock(decoding.target.device)

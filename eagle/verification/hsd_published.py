@@ -1,0 +1,102 @@
+"""The acceptance rule of the published HSD code, for reproduction. It is lossy.
+
+What that code does (``EAGLE-3H/eagle/model/utils.py`` and ``simulation.py`` of its repository), in this package's words:
+a root-to-leaf path is attempted as a whole. Its leaf is accepted with the joint ratio of the attempt, *uncapped*; failing
+that, from the last inner node upwards, each is kept with the probability that belongs to the *capped* ratio, so the two do
+not make up for each other. The attempt's first node left standing becomes the start of the next attempt, through its next
+child, with the rejected tokens removed from its target law but with its own weight as it was before they were rejected.
+
+With p=(1/3, 2/3), q=(2/3, 1/3) and two drafted tokens it accepts 12/9 (at most 11/9 can be accepted losslessly), and its
+output is 1/9 away from the target in total variation.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+
+from eagle.errors import InputError
+from eagle.model.tree import ONE_HOT, DraftTree
+from eagle.verification.siblings import Siblings
+from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
+
+
+@functools.cache
+def _warn() -> None:
+    warnings.warn(
+        "hsd_published reproduces the published HSD code and is lossy: its output does not have the target's law",
+        stacklevel=3,
+    )
+
+
+class PublishedPlan(Plan):
+    """The published rule on a chain of any laws, or on a deterministic tree.
+
+    Raises:
+        InputError: a tree that branches and has sampled children, which the published code does not draft.
+    """
+
+    def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
+        super().__init__(tree, target_probs)
+        _warn()
+        branches = any(len(children) > 1 for children in self.children)
+        if branches and tree.laws is not None and bool((tree.laws.row_of != ONE_HOT).any()):
+            raise InputError(
+                "hsd_published verifies a chain or a deterministic tree; use tree='deterministic' or tree='chain'"
+            )
+        self._siblings = siblings = Siblings(tree, target_probs, by_level=False)
+        p, over_q, self._probe = torch.stack([*siblings.of_nodes(), target_probs[:, 0].to(siblings.wide)]).tolist()
+        # Of each attempt's path the uncapped ratio, begun anew at each attempt, and the capped one, which is not.
+        self._ratio, capped = [1.0] * len(tree), [1.0] * len(tree)
+        for node, children in enumerate(self.children):
+            rejected = 0.0
+            for place, child in enumerate(children):
+                if place == 0:
+                    step = over_q[child]
+                    self._ratio[child] = self._ratio[node] * step
+                else:
+                    step = self._ratio[child] = p[child] / (1.0 - rejected) if rejected < 1.0 else 0.0
+                capped[child] = min(1.0, capped[node] * step)
+                rejected += p[child]
+        self._r = torch.tensor(capped, dtype=siblings.wide, device=target_probs.device)
+        self._keep, self._reached = [1.0] * len(tree), self._r
+        for group in siblings.groups:
+            tested = siblings.test(group, self._r[siblings.parents])
+            self._reached = tested.reached
+            for parent, stop in zip(siblings.parents.tolist(), tested.stop.tolist(), strict=True):
+                # Kept, or not, as if its first child were its only one.
+                r, first = capped[parent], self.children[parent][0]
+                alone = r * (1.0 - p[first]) / (1.0 - r * p[first]) if r < 1.0 else 1.0
+                self._keep[parent] = alone if branches else stop
+
+    def walk(self, toss: Toss) -> int:
+        """See ``Plan.walk``."""
+        node, to_try = 0, list(self.children[0])
+        refuse_not_finite(node, self._probe[node])
+        while to_try:
+            end = self._attempt(to_try.pop(0), toss)
+            if end is not None:
+                node, to_try = end, list(self.children[end][1:])
+        return node
+
+    def _attempt(self, start: int, toss: Toss) -> int | None:
+        """The node that an attempt along first children from ``start`` leaves standing, if any."""
+        path = [start]
+        while self.children[path[-1]]:
+            path.append(self.children[path[-1]][0])
+        for node in path:
+            refuse_not_finite(node, self._probe[node])
+        if toss(min(1.0, self._ratio[path[-1]])):
+            return path[-1]
+        return next((node for node in reversed(path[:-1]) if toss(self._keep[node])), None)
+
+    def remaining(self, node: int) -> Tensor:
+        """See ``Plan.remaining``."""
+        row = self._siblings.row.get(node)
+        return self._siblings.remaining(node, self._r[node], self._r if row is None else self._reached[row])
+
+
+RULE = Rule("hsd_published", PublishedPlan, lossless=False)

@@ -1,8 +1,9 @@
-"""Autoregressive decoding and EAGLE-3 side by side: ``python -m benchmarks.decode``.
+"""Autoregressive decoding, EAGLE-3 and EAGLE-3 + HSD side by side: ``python -m benchmarks.decode``.
 
-Both methods answer the same prompts in turn, in one process, alternating which goes first, so drift of the machine hits
-both. Reported: tokens/s (median over prompts), speed-up (median of per-prompt ratios of seconds a token, with a 95 %
-bootstrap interval), tau, where a round's time goes, how it grows with context, and the peak of memory.
+The methods answer the same prompts in turn, in one process, each time another one first, so drift of the machine hits
+all. Each has the tree that is stored for it, or the one given. Reported: tokens/s (median over prompts), speed-up
+(median of per-prompt ratios of seconds a token, with a 95 % bootstrap interval), tau, where a round's time goes, how
+it grows with context, what a draft level costs, and the peak of memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -25,10 +26,12 @@ from eagle.evaluation.loading import ModelChoice, load
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
-from eagle.model.drafter import Drafter
+from eagle.model.drafter import Drafter, chance
 from eagle.model.ea_model import EaModel
+from eagle.model.method import DEFAULT_SAMPLING
 from eagle.model.sampling import Warper
-from eagle.model.tree import TreeShape, root_only
+from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape, root_only
+from eagle.verification import RULES
 
 RESAMPLES = 2000
 
@@ -69,9 +72,14 @@ def prompts(model: EaModel, count: int) -> list[Tensor]:
     ]
 
 
-def measure(model: EaModel, inputs: list[Tensor], temperature: float, new_tokens: int) -> tuple[Method, Method]:
-    """Run both methods over all prompts; returns (autoregressive, EAGLE-3)."""
-    plain, drafted = Method(), Method()
+Shapes = dict[str, TreeShape | None]
+"""Of each method its trees; None decodes autoregressively."""
+
+
+def measure(model: EaModel, inputs: list[Tensor], temperature: float, new_tokens: int, shapes: Shapes) -> list[Method]:
+    """Run all methods over all prompts."""
+    methods = [Method() for _ in shapes]
+    turns = list(zip(methods, shapes.values(), strict=True))
     for number, prompt in enumerate(inputs):
         arguments: dict[str, Any] = {
             "temperature": temperature,
@@ -79,15 +87,20 @@ def measure(model: EaModel, inputs: list[Tensor], temperature: float, new_tokens
             "max_length": prompt.shape[1] + new_tokens,
             "log": True,
         }
-        for method in (plain, drafted) if number % 2 else (drafted, plain):
-            generate = model.naivegenerate if method is plain else model.eagenerate
+        first = number % len(turns)
+        for method, shape in turns[first:] + turns[:first]:
+            generator = torch.Generator().manual_seed(number)
             clock = Clock(model.device)
-            logged = generate(prompt, **arguments, generator=torch.Generator().manual_seed(number))
-            _, tokens, _, info = cast("tuple[Tensor, int, int, DecodingInfo]", logged)
+            if shape is None:
+                logged = model.naivegenerate(prompt, **arguments, generator=generator)
+            else:
+                hsd = shape.sampling is not None
+                logged = model.eagenerate(prompt, **arguments, generator=generator, hsd=hsd, tree=shape)
             method.seconds.append(clock.lap())
+            _, tokens, _, info = cast("tuple[Tensor, int, int, DecodingInfo]", logged)
             method.tokens.append(tokens)
             method.infos.append(info)
-    return plain, drafted
+    return methods
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -97,40 +110,52 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)]
 
 
-def report(temperature: float, plain: Method, drafted: Method) -> None:
-    """Print one temperature's comparison and the breakdown of a round."""
-    ratios = [slow / fast for slow, fast in zip(plain.seconds_a_token, drafted.seconds_a_token, strict=True)]
+def ratio(slow: Method, fast: Method) -> str:
+    """How many times faster ``fast`` is, prompt by prompt."""
+    ratios = [a / b for a, b in zip(slow.seconds_a_token, fast.seconds_a_token, strict=True)]
     low, high = interval(ratios)
-    rate = [statistics.median(1 / seconds for seconds in method.seconds_a_token) for method in (plain, drafted)]
-    total = sum(plain.seconds) / sum(plain.tokens) / (sum(drafted.seconds) / sum(drafted.tokens))
-    print(
-        f"T={temperature}: autoregressive {rate[0]:.1f} tok/s, EAGLE-3 {rate[1]:.1f} tok/s, "
-        f"speed-up {statistics.median(ratios):.2f}x (95% {low:.2f}-{high:.2f}; all tokens together {total:.2f}x), "
-        f"tau {drafted.tau():.2f}"
-    )
-    infos = drafted.infos
+    return f"{statistics.median(ratios):.2f}x ({low:.2f}-{high:.2f})"
+
+
+def report(temperature: float, names: list[str], methods: list[Method]) -> None:
+    """Print one temperature's comparison and the breakdown of the rounds."""
+    print(f"T={temperature}")
+    for place, (name, method) in enumerate(zip(names, methods, strict=True)):
+        rate = statistics.median(1 / seconds for seconds in method.seconds_a_token)
+        line = f"  {name}: {rate:.1f} tok/s"
+        if place:
+            line += f", {ratio(methods[0], method)} {names[0]}, tau {method.tau():.2f}"
+        for earlier in range(1, place):
+            line += f", {ratio(methods[earlier], method)} {names[earlier]}"
+        print(line)
+        if place:
+            print(f"    a round: {breakdown(method)}")
+
+
+def breakdown(method: Method) -> str:
+    """Where the rounds' time goes."""
+    infos = method.infos
     stages = {
         "target forward": [seconds for info in infos for seconds in info["tree_time"]],
         "warping and verification": [seconds for info in infos for seconds in info["eval_time"]],
         "commit and drafting": [seconds for info in infos for seconds in info["update_time"]],
     }
     prefill = sum(info["reset_tree_time"] + info["kv_time"] for info in infos)
-    rest = sum(drafted.seconds) - prefill - sum(sum(values) for values in stages.values())
+    rest = sum(method.seconds) - prefill - sum(sum(values) for values in stages.values())
     rounds = len(stages["target forward"])
     means = {name: sum(values) / rounds for name, values in stages.items()} | {"rest": rest / rounds}
     whole = sum(means.values())
-    print(
-        "  a round: " + ", ".join(f"{name} {1e3 * value:.2f} ms ({value / whole:.1%})" for name, value in means.items())
-    )
+    return ", ".join(f"{name} {1e3 * value:.2f} ms ({value / whole:.1%})" for name, value in means.items())
 
 
 @torch.inference_mode()
-def stages(model: EaModel, context: int, repeats: int, temperature: float) -> dict[str, float]:
+def stages(model: EaModel, shape: TreeShape, context: int, repeats: int, temperature: float) -> dict[str, float]:
     """Median seconds of each stage of a round behind ``context`` committed tokens."""
     target, drafter, warper = model.target, model.drafter, Warper(temperature)
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(target.vocab_size, (1, context), generator=generator)
-    decoding = Decoding(target, drafter, prompt, warper, context + 200, frozenset(), generator)
+    rule = RULES["tokenwise" if shape.sampling is None else "hsd"]
+    decoding = Decoding(target, (drafter, shape), prompt, warper, context + 200, frozenset(), generator, rule)
     cache, head_cache, tree = decoding.cache, decoding.head_cache, decoding.tree
     if head_cache is None:
         raise RuntimeError("a drafting generation has a head cache")
@@ -138,8 +163,8 @@ def stages(model: EaModel, context: int, repeats: int, temperature: float) -> di
     target.prefill(prompt, plain, features=False)
     times: dict[str, list[float]] = {}
     begun = head_cache.committed
-    one_level = TreeShape(drafter.shape.total_token, 0, drafter.shape.top_k)
-    levels = drafter.shape.levels(room=100)
+    one_level = replace(shape, depth=0)
+    levels = shape.levels(room=100)
     for _ in range(repeats):
         clock = Clock(model.device)
 
@@ -152,7 +177,7 @@ def stages(model: EaModel, context: int, repeats: int, temperature: float) -> di
         clock.lap()
         scores = target.score(tree, cache)
         lap(f"target forward over {len(tree)} nodes")
-        verdict = decoding.verify(tree, warper(scores.logits), generator)
+        verdict = decoding.verify(tree, scores.logits)
         lap("warping and verification")
         committed = cache.committed
         path = [0, len(tree) - 1]
@@ -164,36 +189,38 @@ def stages(model: EaModel, context: int, repeats: int, temperature: float) -> di
         features = scores.features[list(verdict.path)] if scores.features is not None else prompt
         following = tree.tokens[list(verdict.path)]
         clock.lap()
-        drafter.draft(features, following, 1, head_cache, room=100)
+        drafter.draft(features, following, 1, head_cache, shape, room=100, chance=decoding.chance)
         lap(f"drafting, {levels} level{'s' if levels > 1 else ''}")
         head_cache.committed = begun
-        shape, drafter.shape = drafter.shape, one_level
         clock.lap()
-        drafter.draft(features, following, 1, head_cache, room=100)
+        drafter.draft(features, following, 1, head_cache, one_level, room=100, chance=decoding.chance)
         lap("drafting, first level only")
-        drafter.shape = shape
         head_cache.committed = begun
     return {stage: statistics.median(values) for stage, values in times.items()}
 
 
 @torch.inference_mode()
-def level_of_ten(model: EaModel, context: int, repeats: int) -> float:
-    """Median seconds of one more draft level of 10 nodes: the difference of trees of 3 and 2 expansions."""
-    head, device = model.ea_layer, model.device
+def level_of_ten(model: EaModel, context: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of one more draft level of 10 nodes, the difference of trees of 3 and 2 expansions, without
+    sampled children and with one a node."""
+    head, device, warper = model.ea_layer, model.device, Warper(1.0)
     generator = torch.Generator().manual_seed(0)
-    times: dict[int, list[float]] = {2: [], 3: []}
+    drafter = Drafter(head)
+    kinds = [TreeShape(60, depth, 10, sampling) for sampling in (None, DEFAULT_SAMPLING) for depth in (2, 3)]
+    cache = drafter.new_cache(context + 8, kinds[-1])
+    cache.keys[:, :context].normal_()
+    cache.values[:, :context].normal_()
+    features = torch.randn(1, head.fc.in_features, generator=generator).to(device, head.fc.weight.dtype)
+    times: list[list[float]] = [[] for _ in kinds]
     for _ in range(repeats):
-        for depth, measured in times.items():
-            drafter = Drafter(head, TreeShape(60, depth, 10))
-            cache = drafter.new_cache(context + 8)
+        for shape, measured in zip(kinds, times, strict=True):
             cache.committed = context
-            cache.keys[:, :context].normal_()
-            cache.values[:, :context].normal_()
-            features = torch.randn(1, head.fc.in_features, generator=generator).to(device, head.fc.weight.dtype)
+            source = chance(shape, warper, generator)
             clock = Clock(device)
-            drafter.draft(features, torch.zeros(1, dtype=torch.int64), 0, cache, room=100)
+            drafter.draft(features, torch.zeros(1, dtype=torch.int64), 0, cache, shape, room=100, chance=source)
             measured.append(clock.lap())
-    return statistics.median(times[3]) - statistics.median(times[2])
+    medians = [statistics.median(measured) for measured in times]
+    return medians[1] - medians[0], medians[3] - medians[2]
 
 
 def peak_memory(device: torch.device) -> tuple[str, float]:
@@ -237,9 +264,9 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--ea-model-path")
     parse.add_argument("--dtype", default="auto")
     parse.add_argument("--device")
-    parse.add_argument("--total-token", type=int)
-    parse.add_argument("--depth", type=int)
-    parse.add_argument("--top-k", type=int)
+    for kind in ("eagle3", "hsd"):
+        parse.add_argument(f"--{kind}-tree", type=int, nargs=3, metavar=("TOTAL_TOKEN", "DEPTH", "TOP_K"))
+    parse.add_argument("--sampling", type=float, nargs=3, metavar=("THRESHOLD", "RHO", "SAMPLES"))
     parse.add_argument("--prompts", type=int, default=40)
     parse.add_argument("--new-tokens", type=int, default=96)
     parse.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
@@ -247,42 +274,49 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--repeats", type=int, default=40)
     args = parse.parse_args(argv)
     before = peak_memory(torch.device("cpu"))[1]
-    model = load(
-        ModelChoice(
-            args.base_model_path,
-            args.ea_model_path,
-            args.dtype,
-            args.device,
-            False,
-            1,
-            None,
-            args.total_token,
-            args.depth,
-            args.top_k,
-        )
+    choice = ModelChoice(
+        args.base_model_path, args.ea_model_path, args.dtype, args.device, False, 1, None, None, None, None
     )
+    model = load(choice)
+    shapes: Shapes = {"autoregressive": None}
+    for name, kind, given in (("EAGLE-3", DETERMINISTIC, args.eagle3_tree), ("HSD", HYBRID, args.hsd_tree)):
+        tree = replace(choice, kind=kind).tree_arguments(model.device.type)
+        if given:
+            tree |= dict(zip(("total_token", "depth", "top_k"), given, strict=True))
+        if args.sampling and kind == HYBRID:
+            threshold, rho, samples = args.sampling
+            tree["sampling"] = Sampling(threshold, rho, int(samples))
+        shapes[name] = TreeShape(**tree)
     print(
         f"{args.base_model_path or assets.DEFAULT_PAIR}, {model.target.dtype}, {model.device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {model.drafter.shape}"
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
+    for name, shape in shapes.items():
+        if shape:
+            print(f"{name}: {shape}")
     inputs = prompts(model, args.prompts)
-    measure(model, inputs[:1], 0.0, 16)
+    measure(model, inputs[:1], 0.0, 16, shapes)
     for temperature in args.temperature:
-        report(temperature, *measure(model, inputs, temperature, args.new_tokens))
+        report(temperature, list(shapes), measure(model, inputs, temperature, args.new_tokens, shapes))
     print_memory(model, max([*args.contexts, 100]), before)
     for context in args.contexts:
-        measured = stages(model, context, args.repeats, temperature=1.0)
-        one = measured["one autoregressive target forward"]
-        whole = sum(
-            seconds
-            for stage, seconds in measured.items()
-            if stage not in ("one autoregressive target forward", "drafting, first level only")
+        for name, shape in shapes.items():
+            if shape:
+                print_round(name, stages(model, shape, context, args.repeats, temperature=1.0), context)
+        plain, sampled = level_of_ten(model, context, args.repeats)
+        print(
+            f"one draft level of 10 nodes at {context} committed tokens: deterministic {1e3 * plain:.2f} ms, "
+            f"hybrid {1e3 * sampled:.2f} ms ({sampled / plain:.2f}x)"
         )
-        print(f"a round at {context} committed tokens: {1e3 * whole:.1f} ms")
-        for stage, seconds in measured.items():
-            print(f"  {stage}: {1e3 * seconds:.2f} ms")
-        level = level_of_ten(model, context, args.repeats)
-        print(f"  one draft level of 10 nodes: {1e3 * level:.2f} ms ({level / one:.1%} of the autoregressive forward)")
+
+
+def print_round(name: str, measured: dict[str, float], context: int) -> None:
+    """Print the stages of a round."""
+    apart = ("one autoregressive target forward", "drafting, first level only")
+    whole = sum(seconds for stage, seconds in measured.items() if stage not in apart)
+    print(f"a round of {name} at {context} committed tokens: {1e3 * whole:.1f} ms")
+    for stage, seconds in measured.items():
+        print(f"  {stage}: {1e3 * seconds:.2f} ms")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,9 +18,9 @@ from eagle.evaluation.questions import Question
 from eagle.evaluation.records import Record
 from eagle.model.decoding import DecodingInfo
 from eagle.model.ea_model import EaModel
+from eagle.model.method import Method
 
 WARM_UP_TOKENS = 16
-EAGLE3, BASELINE = "eagle3", "baseline"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AnswerSettings:
     """What shapes the text of an answer, beside the model.
 
     Attributes:
-        method: ``eagle3`` or ``baseline`` (autoregressive).
+        drafting: kind of tree and verification rule; None is the baseline, autoregressive decoding.
         temperature: 0 is greedy.
         top_p: nucleus mass, 1 is off.
         top_k: most likely tokens kept, 0 is off.
@@ -36,10 +36,9 @@ class AnswerSettings:
         num_choices: answers to each question.
         seed: base of every turn's own seed.
         system_prompt: put before the conversation; None leaves that to the chat template.
-        hsd: hierarchical verification.
     """
 
-    method: str
+    drafting: Method | None
     temperature: float
     top_p: float
     top_k: int
@@ -47,7 +46,6 @@ class AnswerSettings:
     num_choices: int
     seed: int
     system_prompt: str | None
-    hsd: bool
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class Answerer:
         """What shapes the text and is known only of a loaded model."""
         target = self.model.target
         facts: Record = {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
-        if self.settings.method == EAGLE3:
-            facts["tree"] = asdict(self.settings.drafting().shape(self.model.shape))
+        if self.settings.drafting is not None:
+            facts["tree"] = asdict(self.settings.drafting.shape(self.model.shape))
         return facts
 
     def warm_up(self, question: Question) -> None:
@@ -179,10 +177,11 @@ class Answerer:
             "generator": generator,
             "log": True,
         }
-        if settings.method == BASELINE:
+        if settings.drafting is None:
             logged = self.model.naivegenerate(prompt, **common)
         else:
-            logged = self.model.eagenerate(prompt, hsd=settings.hsd, **common)
+            drafting = settings.drafting
+            logged = self.model.eagenerate(prompt, verifier=drafting.verifier, tree=drafting.tree, **common)
         return cast("tuple[Tensor, int, int, DecodingInfo]", logged)
 
 

@@ -19,21 +19,23 @@ import eagle
 from eagle import assets
 from eagle.errors import InputError
 from eagle.evaluation import sharding
-from eagle.evaluation.answer import BASELINE, EAGLE3, Answered, AnswerSettings
-from eagle.evaluation.loading import DEFAULT_TREE, DTYPES, ModelChoice
+from eagle.evaluation.answer import Answered, AnswerSettings
+from eagle.evaluation.loading import DEFAULT_TREE, DTYPES, SAMPLING, ModelChoice
 from eagle.evaluation.questions import load_questions
 from eagle.evaluation.records import Record, RunFiles
+from eagle.model.method import Method
 from eagle.model.sampling import Warper
-from eagle.model.tree import AUTO_TOTAL_TOKEN
+from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, TREES
+from eagle.verification import RULES
 
 DEFAULT_BENCH = "mt_bench"
 
 
-def parser(method: str) -> argparse.ArgumentParser:
+def parser(baseline: bool) -> argparse.ArgumentParser:
     """The arguments of an answering program."""
     parse = argparse.ArgumentParser(
         description="Answer benchmark questions with "
-        + ("autoregressive decoding (the baseline)." if method == BASELINE else "EAGLE-3 speculative decoding."),
+        + ("autoregressive decoding (the baseline)." if baseline else "EAGLE-3 speculative decoding, or HSD."),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -53,6 +55,15 @@ def parser(method: str) -> argparse.ArgumentParser:
     )
     tree.add_argument("--depth", type=int, help="expansions after the first level")
     tree.add_argument("--top-k", type=int, help="children of an expanded node")
+    if not baseline:
+        hsd = parse.add_argument_group("hierarchical verification")
+        hsd.add_argument("--hsd", action="store_true", help="hybrid trees, joint verification (lossless)")
+        hsd.add_argument("--verifier", help=f"ablation: another rule ({', '.join(RULES)})")
+        hsd.add_argument("--tree", help=f"ablation: another kind of tree ({', '.join(TREES)})")
+        hsd.add_argument("--threshold", type=float, help="hybrid: deterministic children have a key of at least this")
+        hsd.add_argument("--rho", type=float, help="hybrid: key of a sampled child, as a share of what it could have")
+        hsd.add_argument("--samples", type=int, help="hybrid: sampled children of a node")
+        hsd.add_argument("--draft-temperature", type=float, help="hybrid: of the samples, times the temperature")
     sampling = parse.add_argument_group("sampling")
     sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
     sampling.add_argument("--top_p", "--top-p", type=float, default=1.0, help="nucleus mass; 0 and 1 are off")
@@ -60,7 +71,6 @@ def parser(method: str) -> argparse.ArgumentParser:
     sampling.add_argument(
         "--seed", type=int, default=0, help="base of the seeds, which depend on question and turn only"
     )
-    sampling.add_argument("--hsd", action="store_true", help="hierarchical verification (not available yet)")
     run = parse.add_argument_group("run")
     run.add_argument("--bench-name", default=DEFAULT_BENCH, help="folder of the answers, and of the questions")
     run.add_argument("--folder_id", default="default", help="sub-folder of the answers")
@@ -92,16 +102,14 @@ def run_program(program: Callable[[Sequence[str] | None], None], argv: Sequence[
     return 0
 
 
-def answer_questions(method: str, argv: Sequence[str] | None) -> None:
+def answer_questions(baseline: bool, argv: Sequence[str] | None) -> None:
     """The whole program: read arguments, load, answer what is not answered yet.
 
     Raises:
         InputError: anything the user can put right.
     """
-    args = parser(method).parse_args(argv)
-    settings = _settings(method, args)
-    if settings.hsd:
-        raise InputError("--hsd: hierarchical verification is not available in this version")
+    args = parser(baseline).parse_args(argv)
+    settings = _settings(baseline, args)
     question_file = _question_file(args)
     questions = load_questions(question_file, args.question_begin, args.question_end)
     choice = ModelChoice(
@@ -115,10 +123,14 @@ def answer_questions(method: str, argv: Sequence[str] | None) -> None:
         total_token=args.total_token,
         depth=args.depth,
         top_k=args.top_k,
+        kind=DETERMINISTIC if settings.drafting is None else settings.drafting.tree,
+        sampling={}
+        if baseline
+        else {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None},
     )
     workers = sharding.worker_count(args.num_gpus_total, args.num_gpus_per_model)
     model_id = _model_id(args, settings)
-    files = RunFiles.beside(args.answer_file or _answer_file(args, method, model_id))
+    files = RunFiles.beside(args.answer_file or _answer_file(args, settings.drafting, model_id))
     described = _describe(choice, settings, question_file)
     with files.locked():
         recorded = files.recorded()
@@ -148,13 +160,13 @@ def _collect(answered: Iterator[Answered], files: RunFiles, total: int, to_do: i
             bar.update()
 
 
-def _settings(method: str, args: argparse.Namespace) -> AnswerSettings:
+def _settings(baseline: bool, args: argparse.Namespace) -> AnswerSettings:
     Warper(args.temperature, args.top_p, args.sample_top_k)
     for name in ("max_new_token", "num_choices"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
     return AnswerSettings(
-        method=method,
+        drafting=None if baseline else Method.named(args.hsd, args.verifier, args.tree),
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.sample_top_k,
@@ -162,7 +174,6 @@ def _settings(method: str, args: argparse.Namespace) -> AnswerSettings:
         num_choices=args.num_choices,
         seed=args.seed,
         system_prompt=args.system_prompt,
-        hsd=args.hsd,
     )
 
 
@@ -186,14 +197,16 @@ def _model_id(args: argparse.Namespace, settings: AnswerSettings) -> str:
     return f"{name}-temperature-{settings.temperature}{top_p}"
 
 
-def _answer_file(args: argparse.Namespace, method: str, model_id: str) -> Path:
-    suffix = {EAGLE3: "ea", BASELINE: "baseline"}[method]
+def _answer_file(args: argparse.Namespace, drafting: Method | None, model_id: str) -> Path:
+    """EAGLE's file names, ``_ea_hsd`` for HSD; an ablation has its tree and its rule in the name."""
+    usual = {None: "baseline", Method.named(hsd=False): "ea", Method.named(hsd=True): "ea_hsd"}
+    suffix = usual[drafting] if drafting is None or drafting in usual else f"ea_{drafting.tree}_{drafting.verifier}"
     return Path(args.bench_name) / args.folder_id / f"{model_id}_{suffix}.jsonl"
 
 
 def _describe(choice: ModelChoice, settings: AnswerSettings, question_file: Path) -> Record:
     """What shapes the text and is known before loading; answers of other settings are never mixed with these."""
-    drafted = {"ea_model": choice.ea_model_path or assets.DEFAULT_PAIR} if settings.method == EAGLE3 else {}
+    drafted = {"ea_model": choice.ea_model_path or assets.DEFAULT_PAIR} if settings.drafting else {}
     return {
         "base_model": choice.base_model_path or assets.DEFAULT_PAIR,
         **drafted,

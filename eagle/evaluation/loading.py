@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from eagle import assets
 from eagle.errors import InputError
 from eagle.model.checkpoint import local_folder
 from eagle.model.ea_model import EaModel, best_device
-from eagle.model.tree import TreeShape
+from eagle.model.method import DEFAULT_SAMPLING
+from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 TREE_FILE = "tree.json"
+SAMPLING = tuple(field.name for field in fields(Sampling))
 DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
 
 
@@ -36,6 +39,8 @@ class ModelChoice:
         total_token: of the tree; None takes the tuned or the default value, as for the next two.
         depth: of the tree.
         top_k: of the tree.
+        kind: of the tree, one of ``TREES``.
+        sampling: fields of ``Sampling`` that differ from the tuned or the default values; for a hybrid tree.
     """
 
     base_model_path: str | None
@@ -48,20 +53,28 @@ class ModelChoice:
     total_token: int | None
     depth: int | None
     top_k: int | None
+    kind: str = DETERMINISTIC
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
-    def tree_arguments(self, device: str) -> tuple[int, int, int]:
-        """``total_token, depth, top_k``: given, else tuned for the head and the device, else the default."""
+    def tree_arguments(self, device: str) -> dict[str, Any]:
+        """Those of ``EaModel.from_pretrained``: given, else tuned for the head and the device, else the default."""
+        if self.sampling and self.kind != HYBRID:
+            raise InputError(f"--{next(iter(self.sampling)).replace('_', '-')} is for hybrid trees (--hsd)")
         _, head = assets.resolve_pair(self.base_model_path, self.ea_model_path)
-        tuned = tuned_tree(local_folder(head, "the draft head"), device) or DEFAULT_TREE
+        tuned = tuned_tree(local_folder(head, "the draft head"), device, self.kind) or DEFAULT_TREE
+        given = {
+            name: value for name in ("total_token", "depth", "top_k") if (value := getattr(self, name)) is not None
+        }
+        sampling = replace(tuned.sampling or DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
         return (
-            tuned.total_token if self.total_token is None else self.total_token,
-            tuned.depth if self.depth is None else self.depth,
-            tuned.top_k if self.top_k is None else self.top_k,
+            {"total_token": tuned.total_token, "depth": tuned.depth, "top_k": tuned.top_k}
+            | given
+            | {"sampling": sampling}
         )
 
 
-def tuned_tree(head: Path, device: str) -> TreeShape | None:
-    """The tree that a head's folder carries for a kind of device (``cpu``, ``cuda``, ``mps``), if any.
+def tuned_tree(head: Path, device: str, kind: str) -> TreeShape | None:
+    """The tree that a head's folder carries for a kind of device (``cpu``, ``cuda``, ``mps``) and of tree, if any.
 
     Raises:
         InputError: the folder's ``tree.json`` cannot be understood.
@@ -70,9 +83,12 @@ def tuned_tree(head: Path, device: str) -> TreeShape | None:
     if not file.is_file():
         return None
     try:
-        shapes = json.loads(file.read_text(encoding="utf-8"))
-        return TreeShape(**shapes[device]) if device in shapes else None
-    except (OSError, ValueError, TypeError) as error:
+        shape = json.loads(file.read_text(encoding="utf-8")).get(device, {}).get(kind)
+        if shape is None:
+            return None
+        sampling = shape.pop("sampling", None)
+        return TreeShape(**shape, sampling=Sampling(**sampling) if sampling else None)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"cannot understand {file}: {error}") from error
 
 
@@ -90,7 +106,7 @@ def load(choice: ModelChoice) -> EaModel:
         raise InputError(f"--device {device}: this machine has no MPS")
     if kind not in ("cpu", "cuda", "mps"):
         raise InputError(f"--device must be cpu, cuda, cuda:N or mps, not {device}")
-    total_token, depth, top_k = choice.tree_arguments(kind)
+    tree = choice.tree_arguments(kind)
     kwargs: dict[str, Any] = {"dtype": choice.dtype if choice.dtype == "auto" else getattr(torch, choice.dtype)}
     kwargs["device_map"] = {"": device}
     if kind == "cuda" and (choice.gpus > 1 or choice.max_gpu_memory):
@@ -102,9 +118,7 @@ def load(choice: ModelChoice) -> EaModel:
     return EaModel.from_pretrained(
         base_model_path=choice.base_model_path,
         ea_model_path=choice.ea_model_path,
-        total_token=total_token,
-        depth=depth,
-        top_k=top_k,
+        **tree,
         **kwargs,
     )
 

@@ -96,10 +96,7 @@ def expected_lengths(
                 probs = warper(target.score(tree, cache, features=False).logits)
                 cache.keep(())
                 lengths.append(
-                    [
-                        [expected_length(rule, tree, probs, size) for size in candidate.sizes]
-                        for rule in candidate.rules
-                    ]
+                    [[expected_length(rule, tree, probs, size) for size in candidate.sizes] for rule in candidate.rules]
                 )
             yield lengths
             tokens, features = [], features[:0]

@@ -1,8 +1,8 @@
 """Block verification of one drafted chain.
 
-Source: Sun et al. 2024 (arXiv 2403.10444, algorithm 2). With r_0 = 1 and r_i = min(1, r_{i-1} p(x_i) / q(x_i)), the block
-x_1 .. x_i is accepted with probability h_i = S_i / (S_i + 1 - r_i), S_i = sum over x of max(r_i p(x) - q(x), 0), and the
-whole chain with its r; the longest accepted block counts. Optimal for one chain.
+Source: Sun et al. 2024 (arXiv 2403.10444, algorithm 2). With r_0 = 1 and r_i = min(1, r_{i-1} p(x_i) / q(x_i)), the
+block x_1 .. x_i is accepted with probability h_i = S_i / (S_i + 1 - r_i), S_i = sum over x of max(r_i p(x) - q(x),
+0), and the whole chain with its r; the longest accepted block counts. Optimal for one chain.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Hierarchical (joint) verification: from the leaves to the root, by the ratio of whole paths.
 
-Source: hierarchical speculative decoding (Zhou et al., arXiv 2601.05724) with its cap applied consistently, which on one
-chain is block verification (Sun et al. 2024); on trees, traversal verification (Weng et al. 2025) for any sequence of
-laws. See docs/hsd.md.
+Source: hierarchical speculative decoding (Zhou et al., arXiv 2601.05724) with its cap applied consistently, which on
+one chain is block verification (Sun et al. 2024); on trees, traversal verification (Weng et al. 2025) for any
+sequence of laws. See docs/hsd.md.
 
-A child is looked at only after its elder siblings were rejected, so its weight, and the final acceptance of every node,
-are functions of the tree and the target alone. They are computed from the root downwards, a level at a time; only then
-the tree is walked, depth first.
+A child is looked at only after its elder siblings were rejected, so its weight, and the final acceptance of every
+node, are functions of the tree and the target alone. They are computed from the root downwards, a level at a time;
+only then the tree is walked, depth first.
 """
 
 from __future__ import annotations

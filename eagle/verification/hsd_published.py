@@ -1,13 +1,14 @@
 """The acceptance rule of the published HSD code, for reproduction. It is lossy.
 
-What that code does (``EAGLE-3H/eagle/model/utils.py`` and ``simulation.py`` of its repository), in this package's words:
-a root-to-leaf path is attempted as a whole. Its leaf is accepted with the joint ratio of the attempt, *uncapped*; failing
-that, from the last inner node upwards, each is kept with the probability that belongs to the *capped* ratio, so the two do
-not make up for each other. The attempt's first node left standing becomes the start of the next attempt, through its next
-child, with the rejected tokens removed from its target law but with its own weight as it was before they were rejected.
+What that code does (``EAGLE-3H/eagle/model/utils.py`` and ``simulation.py`` of its repository), in this package's
+words: a root-to-leaf path is attempted as a whole. Its leaf is accepted with the joint ratio of the attempt,
+*uncapped*; failing that, from the last inner node upwards, each is kept with the probability that belongs to the
+*capped* ratio, so the two do not make up for each other. The attempt's first node left standing becomes the start of
+the next attempt, through its next child, with the rejected tokens removed from its target law but with its own weight
+as it was before they were rejected.
 
-With p=(1/3, 2/3), q=(2/3, 1/3) and two drafted tokens it accepts 12/9 (at most 11/9 can be accepted losslessly), and its
-output is 1/9 away from the target in total variation.
+With p=(1/3, 2/3), q=(2/3, 1/3) and two drafted tokens it accepts 12/9 (at most 11/9 can be accepted losslessly), and
+its output is 1/9 away from the target in total variation.
 """
 
 from __future__ import annotations

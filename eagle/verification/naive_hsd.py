@@ -1,11 +1,11 @@
 """Hierarchical verification of one chain without the cap.
 
-Source: the naive variant in Zhou et al. (arXiv 2601.05724). With uncapped joint ratios r_i = p(x_1 .. x_i) / q(x_1 .. x_i)
-the whole chain is accepted with min(1, r_L), which no rule can exceed for whole chains. The price: where the walk ends
-before the chain does, what follows the next token is not the target's own law but what is left of it,
-max(r p(x) - q(x), 0), until the chain's length is reached. That modified target has to be carried on, and it needs q after
-tokens that were never drafted; so the rule is lossless only where the continuation is known: in the simulation and the
-exact tables, not in ``eagenerate``.
+Source: the naive variant in Zhou et al. (arXiv 2601.05724). With uncapped joint ratios r_i = p(x_1 .. x_i) / q(x_1 ..
+x_i) the whole chain is accepted with min(1, r_L), which no rule can exceed for whole chains. The price: where the
+walk ends before the chain does, what follows the next token is not the target's own law but what is left of it, max(r
+p(x) - q(x), 0), until the chain's length is reached. That modified target has to be carried on, and it needs q after
+tokens that were never drafted; so the rule is lossless only where the continuation is known: in the simulation and
+the exact tables, not in ``eagenerate``.
 """
 
 from __future__ import annotations

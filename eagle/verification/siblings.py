@@ -1,18 +1,18 @@
 """The mathematics that all rules share: testing the children of a node in their order.
 
-Notation of docs/hsd.md. At a node v that is to be accepted through with probability r, let m = r * p be the target law
-after v times r, a measure over the vocabulary. For each child c with law q, in order:
+Notation of docs/hsd.md. At a node v that is to be accepted through with probability r, let m = r * p be the target
+law after v times r, a measure over the vocabulary. For each child c with law q, in order:
 
     g = |m| + 1 - r                        the probability of getting as far as c
     c is given the weight min(1, m(c) / (g * q(c)))
     m <- max(m - g * q, 0)                 what its rejection leaves
 
-and in the end v is accepted with probability |m| / (|m| + 1 - r), the next token drawn in proportion to m. (m and g are
-the p and r of the recursion in the papers, before normalisation.) A child without a law of its own, picked rather than
-drawn, has all its law on its token: its rejection sets m to 0 there and leaves the rest alone.
+and in the end v is accepted with probability |m| / (|m| + 1 - r), the next token drawn in proportion to m. (m and g
+are the p and r of the recursion in the papers, before normalisation.) A child without a law of its own, picked rather
+than drawn, has all its law on its token: its rejection sets m to 0 there and leaves the rest alone.
 
-Nested max(. - a, 0) add up, so m is never stored: behind laws q_1 .. q_j it is max(r * p - sum of g_i * q_i, 0), less the
-tokens of the picked children. Only its mass takes the whole draft vocabulary; outside of it m stays r * p.
+Nested max(. - a, 0) add up, so m is never stored: behind laws q_1 .. q_j it is max(r * p - sum of g_i * q_i, 0), less
+the tokens of the picked children. Only its mass takes the whole draft vocabulary; outside of it m stays r * p.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ class Siblings:
         self._own_q = torch.ones_like(self._p)
         if tree.laws is not None and any(self._samples):
             samples = [[child for child in children if drawn[child]] for _, children in families]
-            places = [
-                [place for place, child in enumerate(children) if drawn[child]] for _, children in families
-            ]
+            places = [[place for place, child in enumerate(children) if drawn[child]] for _, children in families]
             self._look_up_laws(tree.laws, children, _padded(samples, nobody), _padded(places, 0))
 
     def _look_up_laws(self, laws: Laws, children: Tensor, samples: Tensor, places: Tensor) -> None:

@@ -32,6 +32,7 @@ setup(
             "mypy==2.4.1",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
+            "hypothesis>=6.150,<7",
             "scipy>=1.13",
             "psutil>=6",
         ],

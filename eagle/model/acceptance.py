@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eagle.model.clock import Clock
 from eagle.model.drafter import Drafter, chance
 from eagle.model.sampling import Warper, draw
 from eagle.model.target import Target
@@ -31,6 +32,19 @@ class Candidate:
     shape: TreeShape
     rules: tuple[Rule, ...]
     sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a candidate did in one context.
+
+    Attributes:
+        lengths: expected accepted lengths, for each rule and each size.
+        seconds: that drafting took.
+    """
+
+    lengths: list[list[float]]
+    seconds: float
 
 
 def expected_length(rule: Rule, tree: DraftTree, target_probs: Tensor, total_token: int) -> float:
@@ -57,7 +71,7 @@ def expected_lengths(
     every: int,
     stop_ids: frozenset[int],
     generator: torch.Generator,
-) -> Iterator[list[list[list[float]]]]:
+) -> Iterator[list[Measured]]:
     """Let the target write a text, and at every few tokens of it draft with all candidates.
 
     Args:
@@ -72,7 +86,7 @@ def expected_lengths(
         generator: source of randomness.
 
     Yields:
-        For each context expected accepted lengths, indexed by candidate, rule and size.
+        For each context what each candidate did.
     """
     shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
     length = prompt.shape[1] + contexts * every
@@ -88,17 +102,20 @@ def expected_lengths(
         tokens.append(root)
         if step % every == 0:
             committed, following = head_cache.committed, torch.tensor(tokens)
-            lengths = []
+            measured = []
             for candidate, shape in zip(candidates, shapes, strict=True):
                 head_cache.committed = committed
                 source = chance(shape, warper, generator)
+                clock = Clock(target.device)
                 tree = drafter.draft(features, following, root, head_cache, shape, shape.depth + 1, source)
+                seconds = clock.lap()
                 probs = warper(target.score(tree, cache, features=False).logits)
                 cache.keep(())
-                lengths.append(
-                    [[expected_length(rule, tree, probs, size) for size in candidate.sizes] for rule in candidate.rules]
-                )
-            yield lengths
+                lengths = [
+                    [expected_length(rule, tree, probs, size) for size in candidate.sizes] for rule in candidate.rules
+                ]
+                measured.append(Measured(lengths, seconds))
+            yield measured
             tokens, features = [], features[:0]
         scores = target.score(root_only(root), cache)
         cache.keep((0,))

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eagle.model.head import Eagle3Head, HeadCache
-from eagle.model.sampling import Warper, draw_rows, uniforms, wide_dtype
+from eagle.model.sampling import Warper, draw_rows, uniforms
 from eagle.model.target import PREFILL_CHUNK, PREFILL_STEP
 from eagle.model.tree import Chance, DraftTree, TreeShape, grow, root_only
 
@@ -99,10 +99,10 @@ def chance(shape: TreeShape, warper: Warper, generator: torch.Generator | None) 
         return None
 
     def choose(weights: Tensor) -> Tensor:
-        points = torch.tensor(uniforms(len(weights), generator), dtype=wide_dtype(weights.device))
-        return draw_rows(weights, points.to(weights.device, non_blocking=True))
+        return draw_rows(weights, uniforms(len(weights), generator).to(weights, non_blocking=True))
 
-    return Chance(warper.tempered(shape.sampling.draft_temperature), choose)
+    law = warper.tempered(shape.sampling.draft_temperature)
+    return Chance(None if law.plain else law, choose)
 
 
 class _Level:

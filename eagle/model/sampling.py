@@ -46,6 +46,11 @@ class Warper:
             if 0.0 < top_p < 1.0:
                 self._warpers.append(NucleusWarper(top_p))
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is the softmax and nothing else."""
+        return not self.greedy and not self._warpers
+
     def tempered(self, factor: float) -> Warper:
         """The same warping at ``factor`` times the temperature."""
         return Warper(self.temperature * factor, self.top_p, self.top_k)
@@ -102,15 +107,18 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def uniforms(count: int, generator: torch.Generator | None) -> list[float]:
-    """``count`` draws from [0, 1) on the host, in double precision, so that a seed means the same on every device.
+def uniforms(count: int, generator: torch.Generator | None) -> Tensor:
+    """``count`` draws from [0, 1) in double precision, so that a seed means the same on every device.
 
     Args:
         count: how many.
         generator: source of randomness; None is torch's global CPU generator.
+
+    Returns:
+        (count,) on the generator's device.
     """
     device = generator.device if generator is not None else torch.device("cpu")
-    return torch.rand(count, generator=generator, dtype=wide_dtype(device), device=device).tolist()
+    return torch.rand(count, generator=generator, dtype=wide_dtype(device), device=device)
 
 
 def draw(weights: Tensor, uniform: float) -> Tensor:
@@ -135,13 +143,13 @@ def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
 
     Args:
         weights: (k, D) non-negative, not necessarily normalised.
-        points: (k,) draws from [0, 1).
+        points: (k,) draws from [0, 1), of the dtype of the weights.
 
     Returns:
         (k,) int64; a column of weight zero only in rows that have no other.
     """
     cumulative = weights.cumsum(-1)
-    total = cumulative[:, -1:]
-    below = torch.nextafter(total, torch.zeros_like(total))
-    drawn = torch.searchsorted(cumulative, torch.minimum(points[:, None].to(total) * total, below), right=True)
-    return drawn[:, 0].clamp(max=weights.shape[-1] - 1)
+    # A point that rounds to the total lies behind the last token.
+    below = 1.0 - 4 * torch.finfo(weights.dtype).eps
+    drawn = torch.searchsorted(cumulative, points[:, None].clamp(max=below) * cumulative[:, -1:], right=True)
+    return drawn[:, 0].clamp_(max=weights.shape[-1] - 1)

@@ -8,6 +8,7 @@ knows a model: growth sees logits, asks for more, and draws with what it is give
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -138,8 +139,8 @@ class DraftTree:
         tokens: (N,) int64 on the host, target vocabulary ids.
         parents: (N,) int64 on the host; the root is its own parent.
         depths: (N,) int64 on the host; 0 for the root.
-        keys: (N,) float32 on the head's device, the logarithm of what a node was ranked by; 0 for the root. Of
-            deterministic nodes it is the head's cumulative log-probability.
+        keys: (N,) float32 (float64 for a float64 head) on the head's device, the logarithm of what a node was ranked
+            by; 0 for the root. Of deterministic nodes it is the head's cumulative log-probability.
         laws: of the sampled nodes; None: the tree has none.
     """
 
@@ -226,12 +227,13 @@ class Chance:
     """Where sampled children come from.
 
     Attributes:
-        law: (k, D) logits -> (k, D) probabilities, warped like the target's.
+        law: (k, D) logits -> (k, D) probabilities, warped like the target's, in memory of their own; None: their
+            softmax.
         choose: (k, D) weights -> (k,) int64, in each row a column drawn with probability proportional to its weight;
             any column in a row without weight.
     """
 
-    law: Callable[[Tensor], Tensor]
+    law: Callable[[Tensor], Tensor] | None
     choose: Callable[[Tensor], Tensor]
 
 
@@ -264,7 +266,8 @@ def grow(
         levels: levels to grow, at least 1 (see ``TreeShape.levels``).
         chance: what samples are drawn from, and how; needed where ``shape`` has samples.
     """
-    families = [_family(root_logits[None], root_logits.new_zeros(1, dtype=torch.float32), shape, chance)]
+    wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
+    families = [_family(root_logits[None], root_logits.new_zeros(1, dtype=wide), shape, chance)]
     frontiers = [torch.zeros(1, dtype=torch.int64, device=root_logits.device)]
     for _ in range(levels - 1):
         last = families[-1]
@@ -293,43 +296,39 @@ class _Family:
 
 def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chance | None) -> _Family:
     """Pick and draw the children of a frontier: (k, D) logits of what follows it, (k,) its keys."""
-    log_q = logits.log_softmax(-1, dtype=torch.float32)
-    top, tokens = log_q.topk(min(shape.top_k, logits.shape[-1]), dim=-1)
-    keys = parent_keys[:, None] + top
-    nth = torch.full_like(tokens, ONE_HOT)
+    q = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    top, tokens = q.topk(min(shape.top_k, logits.shape[-1]), dim=-1)
+    keys = parent_keys[:, None] + top.log()
     sampling = shape.sampling
     if sampling is None:
-        return _Family(tokens, keys, nth, None, None)
-    if sampling.threshold is None:
-        picked = torch.zeros_like(keys, dtype=torch.bool)
-    else:
-        picked = keys >= (math.log(sampling.threshold) if sampling.threshold else -math.inf)
+        return _Family(tokens, keys, torch.full_like(tokens, ONE_HOT), None, None)
+    # Keys are never above 0, so no threshold of 1 or less is asked of a child that does not exist.
+    lowest = math.inf if sampling.threshold is None else math.log(max(sampling.threshold, sys.float_info.min))
+    picked = keys >= lowest
     keys = keys.masked_fill(~picked, -torch.inf)
     if not sampling.samples:
-        return _Family(tokens, keys, nth, None, None)
+        return _Family(tokens, keys, torch.full_like(tokens, ONE_HOT), None, None)
     if chance is None:
         raise ValueError("a shape with samples needs something to draw them with")
-    law = chance.law(logits)
-    pool = law.scatter(1, tokens, law.gather(1, tokens).masked_fill(picked, 0.0))
-    outside = (1.0 - top.exp().masked_fill(~picked, 0.0).sum(-1)).clamp(min=0.0)
-    remaining, drawn, sample_keys = pool, [], []
+    unpicked = parent_keys[:, None] + (1.0 - (top * picked).sum(-1, keepdim=True)).clamp_(min=0.0).log_()
+    pool = q if chance.law is None else chance.law(logits)
+    pool.scatter_(1, tokens, pool.gather(1, tokens).masked_fill_(picked, 0.0))
+    drawn: list[Tensor] = []
+    sample_keys: list[Tensor] = []
     for j in range(sampling.samples):
-        token = chance.choose(remaining)[:, None]
-        key = parent_keys + outside.log() + math.log(sampling.rho / 2**j)
-        # A pool without weight has nothing to draw.
-        possible = remaining.gather(1, token)[:, 0] > 0
-        drawn.append(token)
-        sample_keys.append(key.masked_fill(~possible, -torch.inf)[:, None])
-        remaining = remaining.scatter(1, token, 0.0)
-    all_tokens, all_keys = torch.cat([tokens, *drawn], dim=1), torch.cat([keys, *sample_keys], dim=1)
-    number = torch.arange(sampling.samples, device=tokens.device).expand(len(tokens), -1)
-    order = torch.argsort(all_keys, dim=1, descending=True, stable=True)
+        weights = pool.scatter(1, torch.cat(drawn, dim=1), 0.0) if drawn else pool
+        drawn.append(chance.choose(weights)[:, None])
+        # Where no weight is left there is nothing to draw.
+        missing = weights.gather(1, drawn[j]) <= 0
+        sample_keys.append((unpicked + math.log(sampling.rho / 2**j)).masked_fill_(missing, -torch.inf))
+    keys, order = torch.cat([keys, *sample_keys], dim=1).sort(dim=1, descending=True, stable=True)
+    elders = torch.cat(drawn, dim=1)
     return _Family(
-        all_tokens.gather(1, order),
-        all_keys.gather(1, order),
-        torch.cat([nth, number], dim=1).gather(1, order),
+        torch.cat([tokens, elders], dim=1).gather(1, order),
+        keys,
+        (order - tokens.shape[1]).clamp_(min=ONE_HOT),
         pool,
-        torch.cat(drawn, dim=1),
+        elders,
     )
 
 
@@ -377,18 +376,21 @@ def _laws(
     sampled = kinds != ONE_HOT
     if not sampled.any():
         return None
-    rows = []
-    for level, family in enumerate(families):
-        chosen = sampled & (levels == level)
-        if family.pool is None or family.drawn is None or not chosen.any():
+    widths = torch.tensor([family.tokens.shape[1] for family in families])
+    levels, nth = levels[sampled], kinds[sampled, None].to(support.device)
+    parents = (places[sampled] // widths[levels]).to(support.device)
+    counts = torch.bincount(levels, minlength=len(families)).tolist()
+    rows = torch.empty(len(parents), len(support), dtype=families[0].keys.dtype, device=support.device)
+    for family, pool_rows, parent, number in zip(
+        families, rows.split(counts), parents.split(counts), nth.split(counts), strict=True
+    ):
+        if family.pool is None or family.drawn is None or not len(parent):
             continue
-        parents = (places[chosen] // family.tokens.shape[1]).to(support.device)
-        nth = kinds[chosen, None].to(support.device)
-        law = family.pool[parents]
+        torch.index_select(family.pool, 0, parent, out=pool_rows)
         for j in range(family.drawn.shape[1] - 1):
-            elder = family.drawn[parents, j : j + 1]
-            law = law.scatter(1, elder, law.gather(1, elder).masked_fill(nth > j, 0.0))
-        rows.append(law / law.sum(-1, keepdim=True))
+            elder = family.drawn[parent, j : j + 1]
+            pool_rows.scatter_(1, elder, pool_rows.gather(1, elder).masked_fill_(number > j, 0.0))
+    rows /= rows.sum(-1, keepdim=True)
     row_of = torch.full((len(kinds) + 1,), ONE_HOT)
-    row_of[1:][sampled] = torch.arange(int(sampled.sum()))
-    return Laws(torch.cat(rows), row_of, torch.cat([torch.tensor([-1]), columns]), support)
+    row_of[1:][sampled] = torch.arange(len(nth))
+    return Laws(rows, row_of, torch.cat([torch.tensor([-1]), columns]), support)

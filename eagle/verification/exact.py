@@ -21,7 +21,7 @@ from eagle.errors import InputError
 from eagle.model.tree import ONE_HOT, Chance, DraftTree, Laws, Sampling, TreeShape, grow
 from eagle.verification import RULES, Rule
 from eagle.verification.naive_hsd import modified_target
-from eagle.verification.verdict import endings
+from eagle.verification.verdict import Plan, endings
 
 Path = tuple[int, ...]
 Table = Callable[[Path], Tensor]
@@ -65,8 +65,8 @@ class Exact:
 
 
 def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTree]]:
-    """Run a drafter once for each way its draws can go; returns the probabilities and the trees."""
-    found = []
+    """Run a drafter once for each way its draws can go; returns the different trees and their probabilities."""
+    found: dict[tuple[object, ...], tuple[float, DraftTree]] = {}
     to_follow: list[tuple[int, ...]] = [()]
     while to_follow:
         script = to_follow.pop()
@@ -76,8 +76,8 @@ def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTr
         def choose(weights: Tensor, script: tuple[int, ...] = script, chosen: list[int] = chosen) -> Tensor:
             nonlocal probability
             columns = []
-            for row in weights / weights.sum(-1, keepdim=True):
-                possible = (row > 0).nonzero()[:, 0].tolist()
+            for row in weights.tolist():
+                possible = [column for column, weight in enumerate(row) if weight > 0]
                 if not possible:
                     columns.append(0)
                     continue
@@ -86,12 +86,15 @@ def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTr
                     to_follow.extend((*chosen, other) for other in possible[1:])
                 chosen.append(script[place] if place < len(script) else possible[0])
                 columns.append(chosen[-1])
-                probability *= float(row[chosen[-1]])
+                probability *= row[chosen[-1]] / math.fsum(row)
             return torch.tensor(columns)
 
         tree = make(choose)
-        found.append((probability, tree))
-    return found
+        same, laws = (tuple(tree.tokens.tolist()), tuple(tree.parents.tolist())), tree.laws
+        if laws is not None:
+            same = (*same, tuple(laws.row_of.tolist()), str(laws.rows.tolist()))
+        found[same] = (found[same][0] + probability if same in found else probability, tree)
+    return list(found.values())
 
 
 def paths_of(tree: DraftTree) -> list[Path]:
@@ -110,33 +113,43 @@ def exact(case: Case, rules: Sequence[Rule]) -> dict[str, Exact]:
         rules: to look at.
     """
     trees = every_draw(case.make)
-    wanted = text_law(case, {(): 1.0})
+    wanted = text_law(case.target, {(): 1.0}, case.length)
     results = {}
     for rule in rules:
-        emitted: dict[Path, float] = {}
+        begun: dict[Path, float] = {}
         accepted = 0.0
         for weight, tree in trees:
-            paths = paths_of(tree)
-            plan = rule.plan(tree, torch.stack([case.target(path) for path in paths]))
-            for node, chance in endings(plan):
-                accepted += weight * chance * len(paths[node])
-                following = plan.remaining(node)
-                for token, share in enumerate((following / following.sum()).tolist()):
-                    if weight * chance * share > 0:
-                        for text, rest in _continued(case, rule, tree, paths[node], token).items():
-                            emitted[text] = emitted.get(text, 0.0) + weight * chance * share * rest
-        results[rule.name] = Exact(accepted, distance(text_law(case, emitted), wanted))
+            plan = rule.plan(tree, torch.stack([case.target(path) for path in paths_of(tree)]))
+            for (path, token), share in outcomes(tree, plan).items():
+                accepted += weight * share * len(path)
+                for text, rest in _continued(case, rule, tree, path, token).items():
+                    begun[text] = begun.get(text, 0.0) + weight * share * rest
+        results[rule.name] = Exact(accepted, distance(text_law(case.target, begun, case.length), wanted))
     return results
 
 
-def text_law(case: Case, begun: dict[Path, float]) -> dict[Path, float]:
-    """Complete beginnings of texts, and their probabilities, with the target to the case's length."""
-    law = dict(begun)
-    for length in range(case.length):
-        for path in [path for path in law if len(path) == length]:
+def outcomes(tree: DraftTree, plan: Plan) -> dict[tuple[Path, int], float]:
+    """Probability of each accepted path of tokens and the next token, of those that can come about."""
+    paths = paths_of(tree)
+    law: dict[tuple[Path, int], float] = {}
+    for node, chance in endings(plan):
+        following = plan.remaining(node)
+        for token, share in enumerate((following / following.sum()).tolist()):
+            if chance * share > 0:
+                law[paths[node], token] = law.get((paths[node], token), 0.0) + chance * share
+    return law
+
+
+def text_law(target: Table, begun: dict[Path, float], length: int) -> dict[Path, float]:
+    """The law of texts of ``length`` tokens: beginnings and their probabilities, completed with the target."""
+    law: dict[Path, float] = {}
+    for path, weight in begun.items():
+        law[path[:length]] = law.get(path[:length], 0.0) + weight
+    for short in range(length):
+        for path in [path for path in law if len(path) == short]:
             weight = law.pop(path)
-            if weight > 0:
-                for token, p in enumerate(case.target(path).tolist()):
+            for token, p in enumerate(target(path).tolist()):
+                if weight * p > 0:
                     law[*path, token] = law.get((*path, token), 0.0) + weight * p
     return law
 
@@ -355,6 +368,8 @@ def cases() -> list[Case]:
     ragged = (Sketch("top", (Sketch("draw"), Sketch("top", chain("draw", 1)))), Sketch("draw"), Sketch("top"))
     hybrid = (Sketch("draw", (Sketch("draw"), Sketch("top"))), Sketch("top", (Sketch("top"), Sketch("draw"))))
     tops = (Sketch("top", (Sketch("top"), Sketch("top"))), Sketch("top", chain("top", 1)), Sketch("top"))
+    below = (Sketch("top", chain("top", 1)), Sketch("top", (Sketch("top"), Sketch("top"))))
+    deep = (Sketch("top", below), Sketch("top", below))
     found = [toy(length) for length in range(1, 11)]
     for name, target, draft in (("", p, q), (", sparse p", sparse, q), (", holes in q", p, holes), (", p = q", p, p)):
         found += [
@@ -364,6 +379,7 @@ def cases() -> list[Case]:
             sketched(f"ragged{name}", ragged, target, draft, 4),
             sketched(f"hybrid{name}", hybrid, target, draft, 3),
             sketched(f"deterministic{name}", tops, target, draft, 3),
+            sketched(f"deterministic, deep{name}", deep, target, draft, 4),
         ]
     found.append(sketched("hybrid, small draft vocabulary", hybrid, p, q, 3, support=(0, 2, 3)))
     for samples in (1, 2, 3):

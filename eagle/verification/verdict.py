@@ -95,7 +95,7 @@ class Rule:
             InputError: a tree that the rule is not for, or a visited row that holds NaN or infinity.
         """
         plan = self.plan(tree, target_probs)
-        draws = iter(uniforms(2 * len(tree) + 1, generator))
+        draws = iter(uniforms(2 * len(tree) + 1, generator).tolist())
         node = plan.walk(lambda probability: next(draws) < probability)
         return Verdict(tree.path_to(node), draw(plan.remaining(node), next(draws)))
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from scipy.stats import chi2
 
+from eagle.model import tree as tree_module
 from eagle.model.decoding import Decoding
 from eagle.model.ea_model import EaModel
+from eagle.model.method import Method
 from eagle.model.sampling import Warper
-from eagle.verification import tokenwise
-from tests.tiny import ARCHITECTURES, VOCAB, load_pair, make_pair
-from tests.verification.law import output_law
+from eagle.model.tree import Chance, DraftTree, Sampling, TreeShape
+from eagle.verification import RULES, Plan, Rule
+from eagle.verification.exact import Choose, Table, distance, every_draw, outcomes, text_law
+from eagle.verification.exact import Path as Path_
+from eagle.verification.siblings import Siblings
+from tests.tiny import ARCHITECTURES, VOCAB, head_files, load_pair, make_base, make_pair, write_head
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 SAMPLING = [(0.7, 0.0, 0), (1.0, 0.0, 0), (1.5, 0.0, 0), (1.0, 0.8, 0), (1.0, 0.0, 3), (0.7, 0.8, 3)]
@@ -46,83 +52,127 @@ def test_greedy_equals_autoregressive(architecture: str, layout: str, tmp_path: 
     assert accepted > 10
 
 
-def sequence_law(model: EaModel, prompt: list[int], length: int, warper: Warper) -> dict[tuple[int, ...], float]:
-    """Exact probability of every continuation, from the stock model and the transformers warpers."""
-    law = {(): 1.0}
-    for _ in range(length):
-        paths = list(law)
-        ids = torch.tensor([[*prompt, *path] for path in paths])
-        with torch.inference_mode():
-            probs = warper(model.base_model(ids).logits[:, -1])
-        law = {
-            (*path, token): law[path] * p
-            for path, row in zip(paths, probs.tolist(), strict=True)
-            for token, p in enumerate(row)
-        }
+def target_table(model: EaModel, warper: Warper) -> Table:
+    """What the stock model says after the prompt and a path of tokens, through the transformers warpers."""
+    known: dict[Path_, torch.Tensor] = {}
+
+    def law(path: Path_) -> torch.Tensor:
+        if path not in known:
+            with torch.inference_mode():
+                known[path] = warper(model.base_model(torch.tensor([[*PROMPT[0].tolist(), *path]])).logits[:, -1])[0]
+        return known[path]
+
     return law
 
 
-def decoded_law(model: EaModel, length: int, sampling: tuple[float, float, int]) -> dict[tuple[int, ...], float]:
-    """Exact law of the first tokens that a generation emits, summed over every verdict of every round."""
-    law: dict[tuple[int, ...], float] = {}
-    context = PROMPT[0].tolist()
-
-    def continue_from(emitted: tuple[int, ...], weight: float) -> None:
-        if len(emitted) >= length:
-            law[emitted[:length]] = law.get(emitted[:length], 0.0) + weight
-            return
-        # A generation begun at this prefix drafts what one that got here by rounds would: the drafter has no memory
-        # but its caches, whose contents are checked against each other below.
-        prompt = torch.tensor([[*context, *emitted]])
-        warper = Warper(*sampling)
-        decoding = Decoding(
-            model.target,
-            model.drafter,
-            prompt[:, :-1],
-            warper,
-            200,
-            frozenset(),
-            generator=None,
-            rule=_forced(int(prompt[0, -1])),
-        )
-        with torch.inference_mode():
-            scores = model.target.score(decoding.tree, decoding.cache)
-            outcomes = output_law(decoding.tree, warper(scores.logits))
-        for (path, token), share in outcomes.items():
-            if share > 0:
-                nodes = decoding.tree.tokens[list(path[1:])].tolist()
-                continue_from((*emitted, *nodes, token), weight * share)
-
+def round_distance(model: EaModel, tree: str, rule: Rule, sampling: tuple[float, float, int], first: int) -> float:
+    """Total variation between the law of the three tokens behind the prompt and ``first``, begun by one real round,
+    and the target's own; summed over every draw of the drafter and every fall of the rule's coins."""
+    warper = Warper(*sampling)
+    # Two levels, two expanded nodes, fewer nodes than candidates, so that pruning decides.
+    shape = Method(tree, rule.name).shape(TreeShape(6, 1, 2, Sampling(threshold=0.15, rho=0.7, samples=1)))
+    decoding = Decoding(
+        model.target, (model.drafter, shape), PROMPT, warper, 200, frozenset(), None, rule=_forced(first)
+    )
+    committed = decoding.head_cache.committed
     with torch.inference_mode():
-        first = Warper(*sampling)(model.base_model(PROMPT).logits[:, -1])[0]
-    for token, p in enumerate(first.tolist()):
-        if p > 0:
-            continue_from((token,), p)
-    return law
+        features = model.target.prefill(PROMPT, model.target.new_cache(64)).features[-1:]
+
+    def make(choose: Choose) -> DraftTree:
+        decoding.head_cache.committed = committed - 1
+        source = Chance(decoding.chance.law, choose) if decoding.chance else None
+        following = torch.tensor([first])
+        return model.drafter.draft(features, following, first, decoding.head_cache, decoding.shape, 2, source)
+
+    begun: dict[Path_, float] = {}
+    with torch.inference_mode():
+        for weight, drafted in every_draw(make):
+            probs = warper(model.target.score(drafted, decoding.cache).logits)
+            decoding.cache.keep(())
+            for (path, token), share in outcomes(drafted, rule.plan(drafted, probs)).items():
+                begun[*path, token] = begun.get((*path, token), 0.0) + weight * share
+    target = target_table(model, warper)
+
+    def behind(path: Path_) -> torch.Tensor:
+        return target((first, *path))
+
+    return distance(text_law(behind, begun, 3), text_law(behind, {(): 1.0}, 3))
 
 
-def _forced(token: int):
+def _forced(token: int) -> Rule:
     """A rule that accepts nothing and lets this token follow."""
-    from eagle.verification import Verdict
 
-    return lambda tree, target_probs, generator: Verdict((0,), torch.tensor(token))
+    class Forced(Plan):
+        def walk(self, toss):
+            return 0
+
+        def remaining(self, node):
+            return torch.nn.functional.one_hot(torch.tensor(token), self.target_probs.shape[-1])
+
+    return Rule("forced", Forced, lossless=False)
+
+
+PAIRS = [
+    (tree, rule)
+    for tree, rules in (
+        ("deterministic", ("tokenwise", "hsd")),
+        ("hybrid", ("tokenwise", "hsd")),
+        ("chain", ("tokenwise", "blockwise", "hsd")),
+    )
+    for rule in rules
+]
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)
-def test_sampled_text_has_exactly_the_target_law(llama: EaModel, sampling: tuple[float, float, int]) -> None:
-    expected = sequence_law(llama, PROMPT[0].tolist(), 3, Warper(*sampling))
-    law = decoded_law(llama, 3, sampling)
-    assert sum(abs(law.get(path, 0.0) - p) for path, p in expected.items()) / 2 < 1e-9
+@pytest.mark.parametrize(("tree", "rule"), PAIRS)
+def test_a_round_has_exactly_the_target_law(
+    llama: EaModel, tree: str, rule: str, sampling: tuple[float, float, int]
+) -> None:
+    for first in (2, 5):
+        assert round_distance(llama, tree, RULES[rule], sampling, first) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:hsd_published")
+def test_that_test_rejects_the_published_rule(llama: EaModel) -> None:
+    distances = [round_distance(llama, "chain", RULES["hsd_published"], s, f) for s in SAMPLING[:3] for f in (2, 5)]
+    assert max(distances) > 0.01
+
+
+@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
+def test_that_test_rejects_a_node_kept_for_its_own_token(
+    llama: EaModel, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    rank_by_own_token(monkeypatch)
+    distances = [round_distance(llama, "hybrid", RULES[rule], s, f) for s in SAMPLING[:3] for f in (2, 5)]
+    assert max(distances) > 0.003
+
+
+def rank_by_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break growth: the key of a sampled node is what its own token is worth."""
+    family = tree_module._family
+
+    def by_own_token(logits, parent_keys, shape, chance):
+        grown = family(logits, parent_keys, shape, chance)
+        own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown.tokens)
+        return replace(grown, keys=torch.where((grown.nth >= 0) & (grown.keys > -torch.inf), own, grown.keys))
+
+    monkeypatch.setattr(tree_module, "_family", by_own_token)
 
 
 def test_that_test_fails_when_the_residual_is_broken(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenwise, "residual", lambda probs, rejected: probs)
-    expected = sequence_law(llama, PROMPT[0].tolist(), 3, Warper(1.0))
-    law = decoded_law(llama, 3, (1.0, 0.0, 0))
-    assert sum(abs(law.get(path, 0.0) - p) for path, p in expected.items()) / 2 > 0.05
+    keep_rejected_tokens(monkeypatch)
+    for tree in ("deterministic", "hybrid"):
+        assert round_distance(llama, tree, RULES["tokenwise"], (1.0, 0.0, 0), 2) > 0.03
 
 
-def sampled_p_value(model: EaModel, sampling: tuple[float, float, int], draws: int) -> tuple[float, int]:
+def keep_rejected_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break verification: draw the next token from the target's law, whatever was rejected."""
+    monkeypatch.setattr(Siblings, "remaining", lambda self, node, r, reached: self.target_probs[node])
+
+
+def sampled_p_value(
+    model: EaModel, sampling: tuple[float, float, int], draws: int, **method: object
+) -> tuple[float, int]:
     """Chi-square of the first 3 tokens of real generations against exact probabilities, rare ones pooled; and how many
     draft tokens were accepted."""
     temperature, top_p, top_k = sampling
@@ -131,15 +181,23 @@ def sampled_p_value(model: EaModel, sampling: tuple[float, float, int], draws: i
     accepted = 0
     for _ in range(draws):
         ids, _, _, info = model.eagenerate(
-            PROMPT, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=4, log=True, generator=generator
+            PROMPT,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_new_tokens=4,
+            log=True,
+            generator=generator,
+            **method,
         )
         path = tuple(ids[0, 5:8].tolist())
         counts[path] = counts.get(path, 0) + 1
         accepted += sum(info["accept_length"])
     statistic, pooled_p, pooled_count, cells = 0.0, 0.0, 0, 0
-    for path, p in sequence_law(model, PROMPT[0].tolist(), 3, Warper(*sampling)).items():
-        if p == 0.0 and path in counts:
-            return 0.0, accepted
+    expected = text_law(target_table(model, Warper(*sampling)), {(): 1.0}, 3)
+    if counts.keys() - expected.keys():
+        return 0.0, accepted
+    for path, p in expected.items():
         if p * draws < 5:
             pooled_p, pooled_count = pooled_p + p, pooled_count + counts.get(path, 0)
         else:
@@ -150,26 +208,41 @@ def sampled_p_value(model: EaModel, sampling: tuple[float, float, int], draws: i
 
 
 @pytest.mark.parametrize("sampling", [(1.0, 0.0, 0), (0.7, 0.8, 3)])
-def test_generations_follow_the_target_law(llama: EaModel, sampling: tuple[float, float, int]) -> None:
-    p_value, accepted = sampled_p_value(llama, sampling, draws=700)
+@pytest.mark.parametrize(
+    "method", [{}, {"hsd": True}, {"hsd": True, "tree": "chain"}, {"tree": "chain", "verifier": "blockwise"}]
+)
+def test_generations_follow_the_target_law(llama: EaModel, method: dict, sampling: tuple[float, float, int]) -> None:
+    p_value, accepted = sampled_p_value(llama, sampling, draws=700, **method)
     assert p_value > 1e-3
-    assert accepted > 200
+    assert accepted > 100
 
 
 def test_sampling_shows_a_broken_residual(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenwise, "residual", lambda probs, rejected: probs)
+    keep_rejected_tokens(monkeypatch)
     assert sampled_p_value(llama, (1.0, 0.0, 0), draws=700)[0] < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:hsd_published")
+def test_sampling_shows_the_published_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a pair of four tokens where its bias is large; block verification of the same chains passes."""
+    base = make_base("llama", tmp_path / "base", seed=11, vocab_size=4)
+    head = write_head(tmp_path / "head", *head_files(base, draft_vocab=4, seed=12, weight=0.25))
+    model = load_pair(base, head)
+    monkeypatch.setitem(globals(), "PROMPT", torch.tensor([[3, 1, 0, 1, 2]]))
+    chain = {"tree": "chain", "draws": 2500, "sampling": (1.0, 0.0, 0)}
+    assert sampled_p_value(model, **chain, verifier="hsd_published")[0] < 1e-6
+    assert sampled_p_value(model, **chain, verifier="blockwise")[0] > 1e-3
 
 
 def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
     """The caches after commits and compactions hold what a prefill of the same tokens puts there."""
-    decoding = Decoding(
-        llama.target, llama.drafter, PROMPT, Warper(1.0), 60, frozenset(), torch.Generator().manual_seed(3)
-    )
+    drafting = (llama.drafter, llama.shape)
+    decoding = Decoding(llama.target, drafting, PROMPT, Warper(1.0), 60, frozenset(), torch.Generator().manual_seed(3))
     while not decoding.finished:
         fresh = Decoding(
             llama.target,
-            llama.drafter,
+            drafting,
             torch.tensor([decoding.tokens[:-1]]),
             Warper(1.0),
             60,
@@ -179,7 +252,7 @@ def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
         )
         assert fresh.tree.tokens.tolist() == decoding.tree.tokens.tolist()
         assert fresh.tree.parents.tolist() == decoding.tree.parents.tolist()
-        torch.testing.assert_close(fresh.tree.scores, decoding.tree.scores)
+        torch.testing.assert_close(fresh.tree.keys, decoding.tree.keys)
         decoding.step()
     assert sum(decoding.info["accept_length"]) > 5
 
@@ -189,10 +262,10 @@ def test_a_long_prompt_is_drafted_from_in_pieces(llama: EaModel, monkeypatch: py
     trees = []
     for chunk in (2048, 7):
         monkeypatch.setattr("eagle.model.drafter.PREFILL_CHUNK", chunk)
-        start = Decoding(llama.target, llama.drafter, prompt, Warper(0.0), 60, frozenset(), None)
+        start = Decoding(llama.target, (llama.drafter, llama.shape), prompt, Warper(0.0), 60, frozenset(), None)
         trees.append(start.tree)
     assert trees[0].tokens.tolist() == trees[1].tokens.tolist()
-    torch.testing.assert_close(trees[0].scores, trees[1].scores)
+    torch.testing.assert_close(trees[0].keys, trees[1].keys)
 
 
 def test_a_seed_decides_the_text(llama: EaModel) -> None:
@@ -270,8 +343,8 @@ def test_a_prefill_can_be_all(llama: EaModel) -> None:
 
 def test_tuning_picks_a_size_it_tried(llama_pair: tuple[Path, Path]) -> None:
     model = load_pair(*llama_pair, total_token=-1, depth=2, top_k=3)
-    assert 4 <= model.drafter.shape.total_token <= 60
-    assert (model.drafter.shape.depth, model.drafter.shape.top_k) == (2, 3)
+    assert 4 <= model.shape.total_token <= 60
+    assert (model.shape.depth, model.shape.top_k) == (2, 3)
     assert (
         model.eagenerate(PROMPT, max_new_tokens=20).tolist() == model.naivegenerate(PROMPT, max_new_tokens=20).tolist()
     )
@@ -323,9 +396,66 @@ def test_nan_logits_are_an_error_not_a_token(llama_pair: tuple[Path, Path], temp
         model.eagenerate(PROMPT, temperature=temperature)
 
 
-def test_hsd_is_not_there_yet(llama: EaModel) -> None:
-    with pytest.raises(NotImplementedError, match="hsd"):
-        llama.eagenerate(PROMPT, hsd=True)
+@pytest.mark.parametrize("tree", ["deterministic", "hybrid"])
+@pytest.mark.parametrize("verifier", ["tokenwise", "hsd"])
+def test_at_temperature_0_every_method_is_the_target(llama: EaModel, tree: str, verifier: str) -> None:
+    plain = llama.naivegenerate(PROMPT, max_new_tokens=40)
+    eagle, _, _, eagle_info = llama.eagenerate(PROMPT, max_new_tokens=40, log=True)
+    ids, _, _, info = llama.eagenerate(PROMPT, max_new_tokens=40, log=True, tree=tree, verifier=verifier)
+    assert ids.tolist() == eagle.tolist() == plain.tolist()
+    assert info["accept_length"] == eagle_info["accept_length"]
+    assert info["draft_length"] == eagle_info["draft_length"]
+
+
+def test_hsd_samples_children_and_accepts_them(llama: EaModel) -> None:
+    shape = TreeShape(12, 2, 3, Sampling(threshold=0.2, rho=1.0, samples=2))
+    seen = []
+
+    def observe(tree: DraftTree, target_probs: torch.Tensor) -> Plan:
+        seen.append(tree)
+        return RULES["hsd"].plan(tree, target_probs)
+
+    rule = Rule("hsd", observe, lossless=True)
+    generator = torch.Generator().manual_seed(1)
+    decoding = Decoding(llama.target, (llama.drafter, shape), PROMPT, Warper(1.0), 80, frozenset(), generator, rule)
+    while not decoding.finished:
+        decoding.step()
+    assert any(tree.laws is not None and (tree.laws.row_of >= 0).sum() >= 2 for tree in seen)
+    assert sum(decoding.info["accept_length"]) > 10
+
+
+@pytest.mark.parametrize("hsd", [False, True])
+def test_an_end_inside_the_tree_ends_the_text(llama: EaModel, monkeypatch: pytest.MonkeyPatch, hsd: bool) -> None:
+    inside = 0
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        monkeypatch.setattr(llama.base_model.generation_config, "eos_token_id", [4])
+        ids, new_token, _, info = llama.eagenerate(
+            PROMPT, temperature=1.0, max_new_tokens=40, log=True, generator=generator, hsd=hsd
+        )
+        emitted = ids[0, 5:].tolist()
+        assert 4 not in emitted[:-1]
+        assert emitted[-1] == 4 or new_token == 40
+        # Emitted are the first token, what was accepted, and the target's own of each round, unless the last was cut.
+        inside += new_token == 1 + sum(info["accept_length"]) + len(info["accept_length"]) - 1
+    assert inside > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        ({"tree": "hybird"}, "tree must be one of"),
+        ({"verifier": "typical"}, "verifier must be one of"),
+        ({"verifier": "greedy"}, "temperature 0"),
+        ({"verifier": "naive_hsd", "tree": "chain"}, "never drafted"),
+        ({"verifier": "blockwise"}, "tree='chain'"),
+        ({"verifier": "blockwise", "hsd": True}, "tree='chain'"),
+        ({"verifier": "hsd_published", "hsd": True}, "deterministic"),
+    ],
+)
+def test_unsound_methods_are_refused(llama: EaModel, method: dict, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        llama.eagenerate(PROMPT, temperature=1.0, **method)
 
 
 def test_a_model_without_a_tokenizer_decodes_and_says_what_is_missing(llama: EaModel) -> None:

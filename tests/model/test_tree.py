@@ -7,9 +7,10 @@ import heapq
 import pytest
 import torch
 
-from eagle.model.tree import DraftTree, TreeShape, grow
+from eagle.model.tree import CHAIN, HYBRID, ONE_HOT, Chance, DraftTree, Sampling, TreeShape, grow
 
 VOCAB = 7
+SAME = torch.arange(VOCAB)
 
 
 class Table:
@@ -60,15 +61,15 @@ def paths_of(tree: DraftTree) -> list[tuple[int, ...]]:
 def test_growth_is_the_dynamic_tree(shape: TreeShape, seed: int) -> None:
     table = Table(seed)
     levels = shape.levels(room=100)
-    tree = grow(99, table.logits(()), table.expand, lambda ids: ids + 10, shape, levels)
+    tree = grow(99, table.logits(()), table.expand, SAME + 10, shape, levels)
     paths = paths_of(tree)
     assert tree.tokens[0] == 99
     assert {tuple(token - 10 for token in path) for path in paths[1:]} == reference(Table(seed), shape, levels)
     assert [len(path) for path in paths] == tree.depths.tolist()
     assert all(parent < node for node, parent in enumerate(tree.parents.tolist()) if node)
     for children in tree.children():
-        scores = tree.scores[children].tolist()
-        assert scores == sorted(scores, reverse=True)
+        keys = tree.keys[children].tolist()
+        assert keys == sorted(keys, reverse=True)
     seen = tree.ancestors()
     for node, path in enumerate(paths):
         assert {paths[other] for other in seen[node].nonzero().flatten().tolist()} == {
@@ -81,21 +82,111 @@ def test_ties_never_orphan_a_node() -> None:
     certain = torch.full((VOCAB,), -torch.inf)
     certain[2] = 0.0
     shape = TreeShape(total_token=5, depth=6, top_k=4)
-    tree = grow(0, certain, lambda tokens, parents: certain.expand(len(tokens), -1), lambda ids: ids, shape, 7)
+    tree = grow(0, certain, lambda tokens, parents: certain.expand(len(tokens), -1), SAME, shape, 7)
     assert paths_of(tree)[:5] == [(), (2,), (2, 2), (2, 2, 2), (2, 2, 2, 2)]
 
 
 def test_best_is_the_smaller_tree() -> None:
-    large = grow(0, Table(3).logits(()), Table(3).expand, lambda ids: ids, TreeShape(25, 3, 4), 4)
+    large = grow(0, Table(3).logits(()), Table(3).expand, SAME, TreeShape(25, 3, 4), 4)
     assert len(large) == 25
-    small = grow(0, Table(3).logits(()), Table(3).expand, lambda ids: ids, TreeShape(9, 3, 4), 4)
-    assert paths_of(large.best(9)) == paths_of(small)
+    small = grow(0, Table(3).logits(()), Table(3).expand, SAME, TreeShape(9, 3, 4), 4)
+    assert paths_of(large.best(9)[0]) == paths_of(small)
 
 
 def test_room_bounds_the_levels() -> None:
     assert TreeShape(60, 7, 10).levels(room=100) == 8
     assert TreeShape(60, 7, 10).levels(room=2) == 2
     assert TreeShape(3, 7, 10).levels(room=100) == 2
+
+
+def grown_hybrid(seed: int, shape: TreeShape) -> DraftTree:
+    table = Table(seed)
+    source = torch.Generator().manual_seed(seed)
+
+    def choose(weights: torch.Tensor) -> torch.Tensor:
+        positive = weights + (weights.sum(-1, keepdim=True) == 0)
+        return torch.multinomial(positive, 1, generator=source)[:, 0]
+
+    chance = Chance(lambda logits: (logits / 0.8).softmax(-1), choose)
+    return grow(99, table.logits(()), table.expand, SAME + 10, shape, shape.levels(room=100), chance)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_hybrid_trees_keep_their_order_and_their_laws(samples: int, seed: int) -> None:
+    shape = TreeShape(20, 3, 4, Sampling(threshold=0.05, rho=0.6, samples=samples))
+    tree = grown_hybrid(seed, shape)
+    keys = tree.keys.tolist()
+    assert tree.laws is not None
+    kinds = set()
+    for node, children in enumerate(tree.children()):
+        # Conditions (i) and (ii) of docs/hsd.md: no child above its parent, siblings in the order of their keys.
+        assert all(keys[child] <= keys[node] + 1e-6 for child in children)
+        assert [keys[child] for child in children] == sorted((keys[child] for child in children), reverse=True)
+        elder: list[int] = []
+        picked = [child for child in children if tree.laws.row_of[child] == ONE_HOT]
+        for child in children:
+            column, row = int(tree.laws.columns[child]), int(tree.laws.row_of[child])
+            assert int(tree.tokens[child]) == column + 10
+            kinds.add(row == ONE_HOT)
+            if row != ONE_HOT:
+                law = tree.laws.rows[row]
+                assert float(law.sum()) == pytest.approx(1.0, abs=1e-6)
+                assert law[column] > 0
+                # Neither a sibling that was picked nor one that was drawn before can be drawn.
+                assert all(law[int(tree.laws.columns[other])] == 0 for other in [*picked, *elder])
+                elder.append(child)
+    assert kinds == {True, False}
+
+
+def test_a_smaller_hybrid_tree_is_part_of_a_larger_one() -> None:
+    sampling = Sampling(threshold=0.05, rho=0.6, samples=2)
+    large, small = (grown_hybrid(3, TreeShape(size, 3, 4, sampling)) for size in (30, 20))
+    pruned, kept = large.best(20)
+    assert paths_of(pruned) == paths_of(small)
+    assert [paths_of(large)[node] for node in kept.tolist()] == paths_of(small)
+    assert pruned.laws is not None
+    assert small.laws is not None
+    for node in range(20):
+        rows = [laws.rows[laws.row_of[node]] if laws.row_of[node] >= 0 else None for laws in (pruned.laws, small.laws)]
+        assert (rows[0] is None) == (rows[1] is None)
+        if rows[0] is not None:
+            torch.testing.assert_close(rows[0], rows[1])
+
+
+def test_a_chain_is_one_sampled_path() -> None:
+    shape = TreeShape(5, 3, 1, Sampling(threshold=None, rho=1.0, samples=1))
+    tree = grown_hybrid(1, shape)
+    assert shape.kind == CHAIN
+    assert tree.parents.tolist() == [0, 0, 1, 2, 3]
+    assert tree.laws is not None
+    assert tree.laws.row_of.tolist() == [-1, 0, 1, 2, 3]
+
+
+def test_shapes_follow_the_temperature() -> None:
+    shape = TreeShape(20, 3, 4, Sampling(threshold=0.08, rho=0.6, samples=1))
+    assert shape.kind == HYBRID
+    assert shape.at(1.0) == shape.at(1.5) == shape
+    assert shape.at(0.5).sampling.threshold == pytest.approx(0.02)
+    assert shape.at(0.0) == TreeShape(20, 3, 4)
+    chain = TreeShape(5, 3, 1, Sampling(threshold=None, rho=1.0, samples=1))
+    assert chain.at(0.5) == chain
+    assert chain.at(0.0) == TreeShape(5, 3, 1)
+
+
+def test_a_head_of_nan_is_an_error() -> None:
+    with pytest.raises(ValueError, match="head's logits contain NaN"):
+        grow(0, torch.full((VOCAB,), torch.nan), Table(0).expand, SAME, TreeShape(5, 0, 3), 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("threshold", -0.1), ("threshold", 1.1), ("rho", 0.0), ("rho", 1.01), ("samples", 4), ("samples", -1)]
+    + [("draft_temperature", 0.0), ("draft_temperature", float("nan"))],
+)
+def test_impossible_sampling_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=field):
+        Sampling(**{"threshold": 0.1, "rho": 0.5, "samples": 1} | {field: value})
 
 
 @pytest.mark.parametrize(("total_token", "depth", "top_k"), [(1, 3, 3), (8, -1, 3), (8, 2, 0), (-2, 1, 1)])

@@ -1,0 +1,263 @@
+"""Searching the trees that are fastest for a pair on this machine: ``python -m eagle.model.tune_tree``.
+
+For random shapes of each kind the exact expected accepted length is measured in contexts of training prompts, for every
+size at once (growth with the same draws keeps for a smaller size a part of what it keeps for a larger one). With the
+time of drafting, of the target's forward over so many nodes and of verification, all measured here, it gives tokens a
+second; the better half of the shapes goes on to more contexts until one is left. ``--write`` stores the result beside
+the head's configuration, where the programs find it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eagle import assets
+from eagle.errors import InputError
+from eagle.evaluation.cli import run_program
+from eagle.evaluation.loading import TREE_FILE, ModelChoice, load
+from eagle.model.acceptance import Candidate, expected_lengths
+from eagle.model.checkpoint import local_folder
+from eagle.model.clock import Clock
+from eagle.model.decoding import Decoding
+from eagle.model.ea_model import EaModel
+from eagle.model.method import Method
+from eagle.model.sampling import Warper
+from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+
+EVERY = 12
+CONTEXTS_A_PROMPT = 4
+REPEATS = 15
+LONGEST_PROMPT = 600
+
+
+@dataclass
+class Trial:
+    """A shape, and what was measured of it: expected lengths by size, an entry per context, and drafting seconds."""
+
+    candidate: Candidate
+    lengths: list[list[float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def speeds(self, rest: dict[int, float]) -> dict[int, float]:
+        """Tokens a second by size; ``rest`` are the seconds of a round without drafting."""
+        draft = statistics.median(self.seconds)
+        means = (statistics.fmean(values) for values in zip(*self.lengths, strict=True))
+        return {
+            size: (1.0 + mean) / (draft + rest[size]) for size, mean in zip(self.candidate.sizes, means, strict=True)
+        }
+
+
+def shapes(kind: str, largest: int, deepest: int, count: int, source: random.Random) -> list[TreeShape]:
+    """``count`` different shapes of a kind, drawn at random."""
+    found: set[TreeShape] = set()
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        sampling = None
+        if kind == HYBRID:
+            sampling = Sampling(
+                threshold=source.choice((0.01, 0.02, 0.03, 0.05, 0.08, 0.15)),
+                rho=source.choice((0.15, 0.25, 0.35, 0.5, 0.7, 1.0)),
+                samples=source.choice((1, 1, 2)),
+                draft_temperature=source.choice((1.0, 1.0, 1.2)),
+            )
+        found.add(TreeShape(largest, source.randint(0, deepest), source.choice((2, 3, 4, 5, 7, 10)), sampling))
+    return sorted(found, key=repr)
+
+
+def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[Tensor]:
+    """Prompts through the chat template, in random order: first human turns of ShareGPT, or of a JSONL file of
+    {"prompt"}.
+
+    Raises:
+        InputError: a line of the file that is not that.
+    """
+    texts = _sharegpt_texts() if file is None else _jsonl_texts(file)
+    random.Random(seed).shuffle(texts)  # noqa: S311  # a reproducible order, not a secret
+    tokenizer = model.get_tokenizer()
+    for text in texts:
+        chat = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids
+        if ids.shape[1] <= LONGEST_PROMPT:
+            yield ids.to(model.device)
+
+
+def _sharegpt_texts() -> list[str]:
+    """First human turns of the complete records of ShareGPT's file, which is cut off in the middle of one."""
+    text = assets.sharegpt().read_text(encoding="utf-8", errors="replace")
+    decoder, place = json.JSONDecoder(), text.index("{")
+    texts: list[str] = []
+    while True:
+        try:
+            record, place = decoder.raw_decode(text, place)
+        except ValueError:
+            return texts
+        turns = record.get("conversations") or [{}]
+        if turns[0].get("from") == "human" and turns[0].get("value", "").strip():
+            texts.append(turns[0]["value"].strip())
+        place = text.find("{", place)
+        if place < 0:
+            return texts
+
+
+def _jsonl_texts(file: Path) -> list[str]:
+    try:
+        texts = [json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{file} must hold lines of {{"prompt": "..."}}: {error}') from error
+    if not texts:
+        raise InputError(f"{file} holds no prompts")
+    return texts
+
+
+@torch.inference_mode()
+def seconds_without_drafting(
+    model: EaModel, shape: TreeShape, sizes: Sequence[int], prompt: Tensor
+) -> dict[int, float]:
+    """Median seconds of scoring, warping and verifying a tree, by size, in a text at temperature 1."""
+    method = Method.named(hsd=shape.sampling is not None)
+    warper, generator = Warper(1.0), torch.Generator().manual_seed(0)
+    limit = prompt.shape[1] + shape.depth + 64
+    decoding = Decoding(
+        model.target, (model.drafter, shape), prompt, warper, limit, frozenset(), generator, method.rule
+    )
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(REPEATS):
+        for size in sizes:
+            tree, _ = decoding.tree.best(size)
+            clock = Clock(model.device)
+            scores = model.target.score(tree, decoding.cache)
+            decoding.verify(tree, scores.logits)
+            times[size].append(clock.lap())
+            decoding.cache.keep(())
+    return {size: statistics.median(measured) for size, measured in times.items()}
+
+
+def search(
+    model: EaModel,
+    kind: str,
+    candidates: list[TreeShape],
+    sizes: tuple[int, ...],
+    contexts: int,
+    prompts: Iterator[Tensor],
+) -> tuple[TreeShape, float]:
+    """Successive halving; returns the fastest shape and its expected tokens a second.
+
+    Args:
+        model: the pair.
+        kind: of the trees.
+        candidates: shapes of the largest size.
+        sizes: values of ``total_token`` to choose from.
+        contexts: of the first stage; each further one has twice as many.
+        prompts: enough of them.
+    """
+    rule = Method.named(hsd=kind == HYBRID).rule
+    warper, generator = Warper(1.0), torch.Generator().manual_seed(0)
+    trials = [Trial(Candidate(shape, (rule,), sizes)) for shape in candidates]
+    full = TreeShape(max(sizes), 4, 5, Sampling(0.0, 1.0, 1) if kind == HYBRID else None)
+    rest = seconds_without_drafting(model, full, sizes, next(prompts))
+
+    def fastest(trial: Trial) -> float:
+        return max(trial.speeds(rest).values())
+
+    while True:
+        with tqdm(total=contexts, desc=f"{kind}: {len(trials)} shapes", unit="context", dynamic_ncols=True) as bar:
+            while bar.n < contexts:
+                for measured in expected_lengths(
+                    model.target,
+                    model.drafter,
+                    next(prompts),
+                    [trial.candidate for trial in trials],
+                    warper,
+                    CONTEXTS_A_PROMPT,
+                    EVERY,
+                    model.stop_ids(),
+                    generator,
+                ):
+                    for trial, values in zip(trials, measured, strict=True):
+                        trial.lengths.append(values.lengths[0])
+                        trial.seconds.append(values.seconds)
+                    bar.update()
+        trials.sort(key=fastest, reverse=True)
+        for trial in trials[:5]:
+            speeds = trial.speeds(rest)
+            size = max(speeds, key=speeds.__getitem__)
+            shape = trial.candidate.shape
+            print(
+                f"  {speeds[size]:.2f} tokens/s: {size} nodes, depth {shape.depth}, top {shape.top_k}, {shape.sampling}"
+            )
+        if len(trials) <= 2:
+            break
+        trials, contexts = trials[: max(2, len(trials) // 3)], 2 * contexts
+    best = trials[0]
+    speeds = best.speeds(rest)
+    size = max(speeds, key=speeds.__getitem__)
+    shape = best.candidate.shape
+    levels = min(shape.depth + 1, size - 1)
+    return TreeShape(size, levels - 1, shape.top_k, shape.sampling), speeds[size]
+
+
+def tune(argv: Sequence[str] | None) -> None:
+    """The whole program."""
+    parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parse.add_argument("--base-model-path")
+    parse.add_argument("--ea-model-path")
+    parse.add_argument("--dtype", default="auto")
+    parse.add_argument("--device")
+    parse.add_argument("--kind", nargs="+", choices=(DETERMINISTIC, HYBRID), default=[DETERMINISTIC, HYBRID])
+    parse.add_argument("--prompts", type=Path, help='JSONL of {"prompt"}; default: ShareGPT')
+    parse.add_argument("--shapes", type=int, default=48, help="of each kind to begin with")
+    parse.add_argument("--contexts", type=int, default=48, help="of the first stage")
+    parse.add_argument("--largest", type=int, help="total_token; default 17 on a CPU, 60 elsewhere")
+    parse.add_argument("--deepest", type=int, help="depth; default 3 on a CPU, 7 elsewhere")
+    parse.add_argument("--seed", type=int, default=0)
+    parse.add_argument("--write", action="store_true", help=f"store the result in the head's {TREE_FILE}")
+    args = parse.parse_args(argv)
+    choice = ModelChoice(
+        args.base_model_path, args.ea_model_path, args.dtype, args.device, False, 1, None, None, None, None
+    )
+    model = load(choice)
+    on_cpu = model.device.type == "cpu"
+    largest = args.largest or (17 if on_cpu else 60)
+    deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)
+    sizes = tuple(size for size in (3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 32, 40, 48, 60) if size <= largest)
+    source = random.Random(args.seed)  # noqa: S311  # a reproducible search, not a secret
+    prompts = training_prompts(model, args.prompts, args.seed)
+    found = {}
+    for kind in args.kind:
+        candidates = shapes(kind, sizes[-1], deepest, args.shapes, source)
+        found[kind], speed = search(model, kind, candidates, sizes, args.contexts, prompts)
+        print(f"{kind}: {found[kind]}, {speed:.1f} tokens/s expected")
+    if args.write:
+        _, head = assets.resolve_pair(args.base_model_path, args.ea_model_path)
+        store(local_folder(head, "the draft head") / TREE_FILE, model.device.type, found)
+
+
+def store(file: Path, device: str, found: dict[str, TreeShape]) -> None:
+    """Put shapes into a head's file, beside those of other devices and kinds."""
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    stored.setdefault(device, {}).update({kind: asdict(shape) for kind, shape in found.items()})
+    file.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {file}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(tune, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

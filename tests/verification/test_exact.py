@@ -1,0 +1,229 @@
+"""Losslessness by enumeration: hand-made trees, and the drafter's own growth and pruning."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eagle.model import tree as tree_module
+from eagle.model.tree import Sampling, TreeShape
+from eagle.verification import RULES, exact
+from eagle.verification.exact import Case, Sketch, chain, grown, random_table, sketched, toy, upper_bound
+
+ON_TREES = [RULES["tokenwise"], RULES["hsd"]]
+ON_CHAINS = [RULES[name] for name in ("tokenwise", "blockwise", "naive_hsd", "hsd")]
+
+
+def random_sketch(source: random.Random, depth: int, width: int) -> tuple[Sketch, ...]:
+    kinds = ("top", "draw", "iid")
+    children = source.randint(1, width) if depth else 0
+    return tuple(
+        Sketch(source.choice(kinds), random_sketch(source, source.randint(0, depth - 1), width))
+        for _ in range(children)
+    )
+
+
+def draws_in(sketches: tuple[Sketch, ...]) -> int:
+    return sum((sketch.kind != "top") + draws_in(sketch.children) for sketch in sketches)
+
+
+@settings(max_examples=120, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), vocabulary=st.integers(3, 4), sparse=st.booleans(), holes=st.booleans())
+def test_lossless_on_random_trees(seed: int, vocabulary: int, sparse: bool, holes: bool) -> None:
+    source = random.Random(seed)  # noqa: S311
+    sketches = random_sketch(source, 3, 3)
+    while draws_in(sketches) > 4:
+        sketches = random_sketch(source, 3, 3)
+    target = random_table(vocabulary, seed, zeros=0.35 * sparse)
+    draft = random_table(vocabulary, seed + 1, zeros=0.35 * holes, like=target)
+    support = sorted(source.sample(range(vocabulary), vocabulary - source.randint(0, 1)))
+    case = sketched("random", sketches, target, draft, 4, support)
+    for result in exact.exact(case, ON_TREES).values():
+        assert result.distance < 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), length=st.integers(1, 4), zeros=st.sampled_from([0.0, 0.3]))
+def test_lossless_on_random_chains(seed: int, length: int, zeros: float) -> None:
+    target = random_table(3, seed, zeros=zeros)
+    draft = random_table(3, seed + 1, zeros=zeros, like=target)
+    results = exact.exact(sketched("chain", chain("draw", length), target, draft, length + 1), ON_CHAINS)
+    assert all(result.distance < 1e-9 for result in results.values())
+    assert results["hsd"].expected_length == pytest.approx(results["blockwise"].expected_length, abs=1e-12)
+    assert results["tokenwise"].expected_length <= results["hsd"].expected_length + 1e-12
+
+
+def growth_case(seed: int, samples: int) -> Case:
+    """Growth of a few nodes out of more candidates: what is pruned decides."""
+    source = random.Random(seed)  # noqa: S311
+    # The draws to enumerate are samples * (1 + top_k * depth), each of up to 3 or 4 outcomes.
+    depth, top_k, vocabulary = source.choice(
+        {1: [(2, 2, 3), (2, 1, 4)], 2: [(1, 2, 3), (2, 1, 3)], 3: [(1, 1, 4)]}[samples]
+    )
+    sampling = Sampling(
+        threshold=source.choice([None, 0.1, 0.2, 0.3, 0.45]), rho=source.choice([0.2, 0.4, 0.7, 1.0]), samples=samples
+    )
+    shape = TreeShape(source.randint(3, 4 + samples), depth, top_k, sampling)
+    target = random_table(vocabulary, seed, zeros=source.choice([0.0, 0.3]))
+    draft = random_table(vocabulary, seed + 1, zeros=source.choice([0.0, 0.2]), like=target)
+    return grown("grown", shape, target, draft, temperature=source.choice([1.0, 0.6]))
+
+
+def growth_is_lossless(samples: int, seeds: range) -> None:
+    gained = 0.0
+    for seed in seeds:
+        results = exact.exact(growth_case(1000 * samples + seed, samples), ON_TREES)
+        assert max(result.distance for result in results.values()) < 1e-9
+        gained += results["hsd"].expected_length - results["tokenwise"].expected_length
+    assert gained > 0
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_lossless_through_growth_and_pruning(samples: int) -> None:
+    growth_is_lossless(samples, range(16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_lossless_through_growth_and_pruning_in_many_cases(samples: int) -> None:
+    growth_is_lossless(samples, range(16, 116 if samples == 3 else 316))
+
+
+def worst_of(samples: int, count: int) -> dict[str, float]:
+    worst = {"tokenwise": 0.0, "hsd": 0.0}
+    for seed in range(count):
+        for name, result in exact.exact(growth_case(seed, samples), ON_TREES).items():
+            worst[name] = max(worst[name], result.distance)
+    return worst
+
+
+def test_ranking_a_node_by_its_own_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = tree_module._family
+
+    def by_own_token(logits, parent_keys, shape, chance):
+        grown_family = family(logits, parent_keys, shape, chance)
+        own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown_family.tokens)
+        drawn = (grown_family.nth >= 0) & (grown_family.keys > -torch.inf)
+        return replace(grown_family, keys=torch.where(drawn, own, grown_family.keys))
+
+    monkeypatch.setattr(tree_module, "_family", by_own_token)
+    worst = worst_of(samples=1, count=25)
+    assert worst["hsd"] > 0.01
+    assert worst["tokenwise"] > 0.01
+
+
+def crowding_case() -> Case:
+    """The root's best token c is likely (0.7), its sample x is not (key 0.3 * 0.3). Below c a token y is drawn, and only
+    y = 0 has a confident child: key 0.7 * 0.3 * 0.9, more than x has. With three drafted nodes, x is in the tree unless
+    y = 0. That is allowed only if x is verified after c."""
+    uniform, certain = [0.25] * 4, [0.91, 0.03, 0.03, 0.03]
+    laws = {(): [0.7, 0.1, 0.1, 0.1], (0, 0): certain}
+
+    def draft(path: tuple[int, ...]) -> torch.Tensor:
+        return torch.tensor(laws.get(path, uniform), dtype=torch.float64)
+
+    shape = TreeShape(4, 2, 1, Sampling(threshold=0.18, rho=0.3, samples=1))
+    return grown("crowding", shape, random_table(4, seed=8, like=draft), draft)
+
+
+def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Testing the sample first without giving it the largest key; token-wise verification does not notice."""
+    assert all(result.distance < 1e-9 for result in exact.exact(crowding_case(), ON_TREES).values())
+    family = tree_module._family
+
+    def sample_first(logits, parent_keys, shape, chance):
+        grown_family = family(logits, parent_keys, shape, chance)
+        order = torch.argsort((grown_family.nth < 0).long(), dim=1, stable=True)
+        return replace(
+            grown_family,
+            tokens=grown_family.tokens.gather(1, order),
+            keys=grown_family.keys.gather(1, order),
+            nth=grown_family.nth.gather(1, order),
+        )
+
+    monkeypatch.setattr(tree_module, "_family", sample_first)
+    results = exact.exact(crowding_case(), ON_TREES)
+    assert results["hsd"].distance > 0.003
+    assert results["tokenwise"].distance < 1e-9
+
+
+def test_the_toy_of_the_block_verification_paper() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        two = exact.exact(toy(2), list(RULES.values())[1:])
+        ten = exact.exact(toy(10), [RULES["hsd_published"]])["hsd_published"]
+    lengths = {name: result.expected_length for name, result in two.items()}
+    assert lengths == pytest.approx(
+        {"tokenwise": 10 / 9, "blockwise": 11 / 9, "hsd": 11 / 9, "naive_hsd": 12 / 9, "hsd_published": 12 / 9}
+    )
+    assert two["hsd_published"].distance == pytest.approx(1 / 9)
+    assert ten.distance == pytest.approx(0.10, abs=0.01)
+
+
+def test_the_published_rule_is_biased_on_trees_too() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distances = [
+            exact.exact(case, [RULES["hsd_published"]])["hsd_published"].distance
+            for case in exact.cases()
+            if case.name.startswith("deterministic, deep")
+        ]
+    assert max(distances) > 0.05
+
+
+def test_no_rule_accepts_more_of_a_deterministic_tree_than_the_bound() -> None:
+    for case in exact.cases():
+        bound = upper_bound(case)
+        if bound is not None:
+            for result in exact.exact(case, ON_TREES).values():
+                assert result.expected_length == pytest.approx(bound, abs=1e-12)
+
+
+def test_one_step_with_the_sample_first_is_optimal() -> None:
+    """p(S) + sum over x outside S of min(p(x), q(x) / (1 - q(S))), docs/hsd.md."""
+    for seed in range(10):
+        target, draft = random_table(4, seed), random_table(4, seed + 50)
+        p, q = target(()), draft(())
+        elsewhere = q.clone()
+        picked = int(q.argmax())
+        elsewhere[picked] = 0.0
+        optimum = float(p[picked]) + float(torch.minimum(p, elsewhere / elsewhere.sum())[elsewhere > 0].sum())
+
+        def make(choose, draft=draft, picked=picked, elsewhere=elsewhere):
+            from eagle.model.tree import DraftTree, Laws
+
+            column = int(choose(elsewhere[None])[0])
+            return DraftTree(
+                torch.tensor([0, column, picked]),
+                torch.zeros(3, dtype=torch.int64),
+                torch.tensor([0, 1, 1]),
+                torch.zeros(3),
+                Laws(
+                    (elsewhere / elsewhere.sum())[None],
+                    torch.tensor([-1, 0, -1]),
+                    torch.tensor([-1, column, picked]),
+                    torch.arange(4),
+                ),
+            )
+
+        results = exact.exact(Case("one step", target, draft, make, 2), ON_TREES)
+        for result in results.values():
+            assert result.distance < 1e-12
+            assert result.expected_length == pytest.approx(optimum, abs=1e-12)
+
+
+def test_the_program_prints_every_case(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [case for case in exact.cases() if case.name in ("toy, chain of 2", "hybrid", "deterministic")]
+    monkeypatch.setattr(exact, "cases", lambda: few)
+    assert exact.main() == 0
+    printed = capsys.readouterr().out
+    assert "toy, chain of 2" in printed
+    assert "1.2222" in printed
+    monkeypatch.setitem(RULES, "tokenwise", replace(RULES["hsd_published"], name="tokenwise", lossless=True))
+    assert exact.main() == 1

@@ -8,8 +8,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 QUESTIONS := 8
-NEW_TOKENS := 128
-DEMO := mt_bench/demo/smollm2-135m-temperature-1.0
+NEW_TOKENS := 96
+DEMO := mt_bench/demo/smollm2-135m-temperature
 
 .PHONY: setup demo test test-fast lint types bench clean
 
@@ -23,9 +23,15 @@ $(VENV)/.installed: setup.py requirements.txt
 
 demo: setup
 	rm -rf mt_bench/demo
-	$(RUN) -m eagle.evaluation.gen_baseline_answer_llama3chat --folder_id demo --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS)
-	$(RUN) -m eagle.evaluation.gen_ea_answer_llama3chat --use_eagle3 --folder_id demo --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS)
-	$(RUN) -m eagle.evaluation.compare $(DEMO)_baseline.jsonl $(DEMO)_ea.jsonl
+	set -e; for temperature in 1.0 0.0; do \
+	  run="--folder_id demo --temperature $$temperature --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS)"; \
+	  $(RUN) -m eagle.evaluation.gen_baseline_answer_llama3chat $$run; \
+	  $(RUN) -m eagle.evaluation.gen_ea_answer_llama3chat --use_eagle3 $$run; \
+	  $(RUN) -m eagle.evaluation.gen_ea_answer_llama3chat --use_eagle3 --hsd $$run; \
+	done; \
+	for temperature in 1.0 0.0; do \
+	  $(RUN) -m eagle.evaluation.compare $(DEMO)-$${temperature}_baseline.jsonl $(DEMO)-$${temperature}_ea.jsonl $(DEMO)-$${temperature}_ea_hsd.jsonl; \
+	done
 
 test: setup lint types
 	$(RUN) -m pytest

@@ -66,7 +66,7 @@ class Exact:
 
 def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTree]]:
     """Run a drafter once for each way its draws can go; returns the different trees and their probabilities."""
-    found: dict[tuple[object, ...], tuple[float, DraftTree]] = {}
+    found: dict[tuple[str, str, str], tuple[float, DraftTree]] = {}
     to_follow: list[tuple[int, ...]] = [()]
     while to_follow:
         script = to_follow.pop()
@@ -90,9 +90,9 @@ def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTr
             return torch.tensor(columns)
 
         tree = make(choose)
-        same, laws = (tuple(tree.tokens.tolist()), tuple(tree.parents.tolist())), tree.laws
-        if laws is not None:
-            same = (*same, tuple(laws.row_of.tolist()), str(laws.rows.tolist()))
+        laws = tree.laws
+        of_samples = "" if laws is None else str((laws.row_of.tolist(), laws.rows.tolist()))
+        same = (str(tree.tokens.tolist()), str(tree.parents.tolist()), of_samples)
         found[same] = (found[same][0] + probability if same in found else probability, tree)
     return list(found.values())
 

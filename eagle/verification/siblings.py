@@ -78,49 +78,50 @@ class Siblings:
     def _look_up(self, families: list[tuple[int, list[int]]], drawn: list[bool]) -> None:
         """Fetch every probability that is needed, all rows at once."""
         tree, probs, nobody = self.tree, self.target_probs, len(self.tree)
+        width = max((len(children) for _, children in families), default=0)
         tokens = tree.tokens.tolist()
-        self._rejected = [[child for child in children if not drawn[child]] for _, children in families]
-        structure = [_structure([(tokens[child], drawn[child]) for child in children]) for _, children in families]
-        children = _padded([children for _, children in families], nobody)
-        host = torch.stack(
-            [
-                children,
-                torch.cat([tree.tokens, torch.zeros(1, dtype=torch.int64)])[children],
-                *(_padded([facts[fact] for facts in structure], 0) for fact in range(3)),
-            ]
-        ).to(self.device)
-        self.children, self._tokens, self._phase, picked, possible = host.unbind()
-        self._picked = picked.to(self.wide)
+        self._rejected = [[tokens[child] for child in children if not drawn[child]] for _, children in families]
+        facts = [_facts(children, tokens, drawn, width, nobody) for _, children in families]
+        table = torch.tensor(facts, dtype=torch.int64).view(len(families), 5, width).to(self.device)
+        self.children, child_tokens, self._phase, picked, possible = table.unbind(1)
         self.parents = torch.tensor([parent for parent, _ in families], dtype=torch.int64).to(self.device)
-        self._p = probs[self.parents[:, None], self._tokens].to(self.wide) * possible
+        self._picked = picked.to(self.wide)
+        self._p = probs[self.parents[:, None], child_tokens].to(self.wide) * possible
         self._own_q = torch.ones_like(self._p)
         if tree.laws is not None and any(self._samples):
-            samples = [[child for child in children if drawn[child]] for _, children in families]
-            places = [[place for place, child in enumerate(children) if drawn[child]] for _, children in families]
-            self._look_up_laws(tree.laws, children, _padded(samples, nobody), _padded(places, 0))
+            self._look_up_laws(tree.laws, families, drawn, width)
 
-    def _look_up_laws(self, laws: Laws, children: Tensor, samples: Tensor, places: Tensor) -> None:
-        """The same for the laws: ``samples`` (n, s) are the ids of each family's samples, ``places`` where among the
-        children they stand."""
-        nobody = torch.tensor([ONE_HOT])
-        row_of, columns = torch.cat([laws.row_of, nobody]), torch.cat([laws.columns, nobody])
-        own, columns, law_rows, inside, sampled = (
-            values.to(self.device)
-            for values in (
-                row_of[children],
-                columns[children].clamp(min=0),
-                row_of[samples].clamp(min=0),
-                columns[children] >= 0,
-                torch.tensor([row for row, count in enumerate(self._samples) if count]),
-            )
+    def _look_up_laws(self, laws: Laws, families: list[tuple[int, list[int]]], drawn: list[bool], width: int) -> None:
+        """The same for the laws."""
+        row_of, columns, most = laws.row_of.tolist(), laws.columns.tolist(), max(self._samples)
+        places = [[place for place, child in enumerate(children) if drawn[child]] for _, children in families]
+        law_rows = [
+            [row_of[children[place]] for place in sampled]
+            for (_, children), sampled in zip(families, places, strict=True)
+        ]
+        of_samples = torch.tensor(
+            [[_padded(rows, most), _padded(sampled, most)] for rows, sampled in zip(law_rows, places, strict=True)]
         )
-        self._rows, self._law_rows, self._places = laws.rows.to(self.device), law_rows, places.to(self.device)
-        self._support = laws.support.to(self.device)
+        of_children = torch.tensor(
+            [
+                [
+                    _padded([max(row_of[child], 0) for child in children], width),
+                    _padded([max(columns[child], 0) for child in children], width),
+                    _padded([int(columns[child] >= 0) for child in children], width),
+                ]
+                for _, children in families
+            ]
+        )
+        self._law_rows, self._places = of_samples.to(self.device).unbind(1)
+        own, columns_, inside = of_children.to(self.device).unbind(1)
+        self._rows, self._support = laws.rows.to(self.device), laws.support.to(self.device)
         # (n, s, w): what each law of a family says of each of its children.
-        self._q = self._rows[law_rows[:, :, None], columns[:, None, :]].to(self.wide) * inside[:, None]
-        self._own_q = torch.where(own == ONE_HOT, self._own_q, self._rows[own, columns].to(self.wide))
-        self._inside = self.target_probs[self.parents[sampled, None], self._support]
-        self._outside = (1.0 - self._inside.sum(-1).to(self.wide)).clamp(min=0.0)
+        self._q = self._rows[self._law_rows[:, :, None], columns_[:, None, :]].to(self.wide) * inside[:, None]
+        self._own_q = torch.where(self._picked > 0, 1.0, self._rows[own, columns_].to(self.wide))
+        sampled_rows = [row for row, count in enumerate(self._samples) if count]
+        parents = self.parents[torch.tensor(sampled_rows).to(self.device)]
+        self._inside = self.target_probs[parents[:, None], self._support]
+        self._outside = (1.0 - self._inside.sum(-1, keepdim=True).to(self.wide)).clamp_(min=0.0)
         self._inside_row = list(itertools.accumulate((int(count > 0) for count in self._samples), initial=0))
 
     def of_nodes(self) -> tuple[Tensor, Tensor]:
@@ -138,38 +139,40 @@ class Siblings:
             group: one of ``groups``.
             r: (n,) probability with which each of them is to be accepted through.
         """
-        p, picked, phase = self._p[group], self._picked[group], self._phase[group]
-        samples, short, total = self._samples[group], (1.0 - r)[:, None], r[:, None]
-        used, weights = torch.zeros_like(p), torch.zeros_like(p)
-        reached: list[Tensor] = []
+        p, picked, own_q, phase = self._p[group], self._picked[group], self._own_q[group], self._phase[group]
+        samples, tiny = self._samples[group], torch.finfo(self.wide).tiny
+        r = r[:, None]
+        total, short, m = r, 1.0 - r, r * p
+        weights = torch.zeros_like(p)
+        reached = r.new_zeros(len(r), max(self._samples))
         for j in range(samples[0] + 1):
-            m = (r[:, None] * p - used).clamp(min=0.0)
             removed = m * picked
-            mass = (total - removed.cumsum(1)).clamp(min=0.0)
-            g = mass + removed + short
-            scale = g * self._own_q[group]
-            weight = torch.where(scale > 0, m / scale, 0.0).clamp(max=1.0)
-            weights = torch.where(phase == j, weight, weights)
+            before = (total + removed - removed.cumsum(1)).clamp_(min=0.0)
+            g = before + short
+            # Where nothing gets this far, m is 0 too.
+            weight = (m / (g * own_q).clamp_(min=tiny)).clamp_(max=1.0)
+            weights = weight if samples[0] == 0 else torch.where(phase == j, weight, weights)
             n = sum(count > j for count in samples)
             if n:
-                reached.append(g[:n].gather(1, self._places[group][:n, j : j + 1]))
-                used = torch.cat([used[:n] + reached[j] * self._q[group][:n, j], used[n:]])
-                total = torch.cat([self._mass(group, r[:n], reached), total[n:]])
-        mass = mass[:, -1:]
-        # 0 / 0 is p = q with r = 1: then the node is accepted through for certain.
-        stop = torch.where(mass + short > 0, mass / (mass + short), 1.0)
-        all_reached = r.new_zeros(len(r), max(self._samples))
-        for j, g in enumerate(reached):
-            all_reached[: len(g), j] = g[:, 0]
-        return Tested(weights, stop[:, 0], all_reached)
+                reached[:n, j] = g[:n].gather(1, self._places[group][:n, j : j + 1])[:, 0]
+                behind = self._masses(group, r[:n], reached[:n, : j + 1])
+                total = behind if n == len(r) else torch.cat([behind, total[n:]])
+                m = torch.addcmul(m, reached[:, j : j + 1], self._q[group][:, j], value=-1.0).clamp_(min=0.0)
+        mass = (before[:, -1:] - removed[:, -1:]).clamp_(min=0.0)
+        at_all = mass + short
+        # 0 / 0, where everything was rejected that was sure to be accepted, is rounding: the node is accepted.
+        stop = torch.where(at_all > 0, mass / at_all, 1.0)
+        return Tested(weights, stop[:, 0], reached)
 
-    def _mass(self, group: slice, r: Tensor, reached: list[Tensor]) -> Tensor:
+    def _masses(self, group: slice, r: Tensor, reached: Tensor) -> Tensor:
         """(n, 1), |m| of the first n parents of a group behind their first samples, picked children left in."""
-        n, first = len(r), self._inside_row[group.start]
-        law = self._rows[self._law_rows[group][:n, : len(reached)]]
-        gone = sum(g[:n].to(law.dtype) * law[:, j] for j, g in enumerate(reached))
-        left = (r[:, None].to(law.dtype) * self._inside[first : first + n] - gone).clamp_(min=0.0)
-        return r[:, None] * self._outside[first : first + n, None] + left.sum(-1, keepdim=True).to(self.wide)
+        n, first, narrow = len(r), self._inside_row[group.start], self._rows.dtype
+        left = r.to(narrow) * self._inside[first : first + n]
+        for j, g in enumerate(reached.to(narrow).unbind(1)):
+            left.addcmul_(self._rows.index_select(0, self._law_rows[group][:n, j]), g[:, None], value=-1.0)
+        return torch.addcmul(
+            left.clamp_(min=0.0).sum(-1, keepdim=True).to(self.wide), r, self._outside[first : first + n]
+        )
 
     def remaining(self, node: int, r: Tensor, reached: Tensor) -> Tensor:
         """The m of a node after all its children were rejected.
@@ -190,26 +193,30 @@ class Siblings:
             return torch.where(r > 0, weights, probs)
         for j in range(self._samples[row]):
             weights.index_add_(0, self._support, -reached[j] * self._rows[self._law_rows[row, j]].to(self.wide))
-        weights.clamp_(min=0.0).index_fill_(0, self.tree.tokens[self._rejected[row]].to(self.device), 0.0)
+        weights.clamp_(min=0.0).index_fill_(
+            0, torch.tensor(self._rejected[row], dtype=torch.int64).to(self.device), 0.0
+        )
         return torch.where(weights.sum() > 0, weights, probs)
 
 
-def _structure(children: list[tuple[int, bool]]) -> tuple[list[int], list[int], list[int]]:
-    """Of (token, whether drawn) for each child in order: how many drawn elders it has, whether it was picked, and
-    whether its token can still be accepted, which it cannot behind an elder that was picked for the same one."""
+def _facts(children: list[int], tokens: list[int], drawn: list[bool], width: int, nobody: int) -> list[list[int]]:
+    """Of each child in order: its id, its token, how many drawn elders it has, whether it was picked, and whether its
+    token can still be accepted, which it cannot behind an elder that was picked for the same one."""
     phase, gone = 0, set()
-    phases, picked, possible = [], [], []
-    for token, drawn in children:
+    phases, possible = [], []
+    for child in children:
         phases.append(phase)
-        picked.append(int(not drawn))
-        possible.append(int(token not in gone))
-        phase += drawn
-        if not drawn:
-            gone.add(token)
-    return phases, picked, possible
+        possible.append(int(tokens[child] not in gone))
+        if drawn[child]:
+            phase += 1
+        else:
+            gone.add(tokens[child])
+    picked = [int(not drawn[child]) for child in children]
+    return [
+        _padded(children, width, nobody),
+        *(_padded(values, width) for values in ([tokens[child] for child in children], phases, picked, possible)),
+    ]
 
 
-def _padded(rows: list[list[int]], fill: int) -> Tensor:
-    """(len(rows), longest) int64 on the host."""
-    width = max(map(len, rows), default=0)
-    return torch.tensor([row + [fill] * (width - len(row)) for row in rows], dtype=torch.int64).view(len(rows), width)
+def _padded(values: list[int], width: int, fill: int = 0) -> list[int]:
+    return values + [fill] * (width - len(values))

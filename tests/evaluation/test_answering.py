@@ -129,7 +129,7 @@ def test_files_have_the_published_shape(pair: tuple[Path, Path], questions: Path
             assert choice["new_tokens"][turn] in (emitted, emitted - 1)
             assert info["generate_time"][turn] > 0
     run = json.loads(Path(f"{stem}_run.json").read_text())
-    assert run["settings"]["tree"] == {"total_token": 8, "depth": 2, "top_k": 3}
+    assert run["settings"]["tree"] == {"total_token": 8, "depth": 2, "top_k": 3, "sampling": None}
     assert run["environment"]["torch"]
 
 
@@ -157,8 +157,11 @@ def test_baseline_writes_its_own_files_and_compares(
 @pytest.mark.parametrize(
     "damage", ["nothing", "half an answer", "half an info line", "an info line without its answer"]
 )
-def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questions: Path, damage: str) -> None:
-    more = ["--seed", "3", "--num-choices", "2", "--answer-file"]
+@pytest.mark.parametrize("method", [[], ["--hsd"]])
+def test_killed_and_resumed_equals_uninterrupted(
+    pair: tuple[Path, Path], questions: Path, damage: str, method: list[str]
+) -> None:
+    more = ["--seed", "3", "--num-choices", "2", *method, "--answer-file"]
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, *more, "whole/a.jsonl")) == 0
     command = [sys.executable, "-m", PROGRAM, *arguments(pair, questions, *more, "killed/a.jsonl")]
     if damage == "nothing":
@@ -186,6 +189,46 @@ def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questi
     for name in ("a.jsonl", "a_info.jsonl", "a_run.json"):
         assert without_times(Path("killed", name)) == without_times(Path("whole", name))
     assert sorted(path.name for path in Path("killed").iterdir()) == ["a.jsonl", "a_info.jsonl", "a_run.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments_", "suffix", "sampled"),
+    [
+        ([], "ea", False),
+        (["--hsd"], "ea_hsd", True),
+        (["--hsd", "--tree", "hybrid", "--verifier", "hsd"], "ea_hsd", True),
+        (["--hsd", "--verifier", "tokenwise"], "ea_hybrid_tokenwise", True),
+        (["--tree", "chain", "--verifier", "blockwise"], "ea_chain_blockwise", True),
+        (["--hsd", "--tree", "deterministic"], "ea_deterministic_hsd", False),
+    ],
+)
+def test_methods_have_files_of_their_own(
+    pair: tuple[Path, Path], questions: Path, arguments_: list[str], suffix: str, sampled: bool
+) -> None:
+    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--question-end", "1", *arguments_)) == 0
+    stem = f"mt_bench/f/tiny-temperature-1.0_{suffix}"
+    recorded = json.loads(Path(f"{stem}_run.json").read_text())["settings"]
+    assert (recorded["tree"]["sampling"] is not None) == sampled
+    assert set(recorded["drafting"]) == {"tree", "verifier"}
+    info = lines(Path(f"{stem}_info.jsonl"))[0]
+    assert all(
+        accepted < drafted for accepted, drafted in zip(info["accept_length"][0], info["draft_length"][0], strict=True)
+    )
+    assert sorted(path.name for path in Path("mt_bench/f").glob("*.jsonl")) == sorted(
+        Path(f"{stem}{end}.jsonl").name for end in ("", "_info")
+    )
+
+
+def test_the_hybrid_tree_can_be_shaped(pair: tuple[Path, Path], questions: Path) -> None:
+    more = ["--hsd", "--threshold", "0.1", "--rho", "0.7", "--samples", "2", "--draft-temperature", "1.1"]
+    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--question-end", "1", *more)) == 0
+    recorded = json.loads(Path("mt_bench/f/tiny-temperature-1.0_ea_hsd_run.json").read_text())["settings"]["tree"]
+    assert recorded == {
+        "total_token": 8,
+        "depth": 2,
+        "top_k": 3,
+        "sampling": {"threshold": 0.1, "rho": 0.7, "samples": 2, "draft_temperature": 1.1},
+    }
 
 
 def test_a_larger_range_adds_to_the_same_files(pair: tuple[Path, Path], questions: Path) -> None:
@@ -246,7 +289,12 @@ def failing(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--max-new-token", "0"], "--max-new-token must be"),
         (["--num-choices", "0"], "--num-choices must be"),
         (["--total-token", "1"], "total_token must be"),
-        (["--hsd"], "hierarchical"),
+        (["--tree", "bush"], "tree must be one of"),
+        (["--verifier", "blockwise"], "needs tree='chain'"),
+        (["--hsd", "--verifier", "hsd_published"], "as published"),
+        (["--rho", "0.5"], "--rho is for hybrid trees"),
+        (["--hsd", "--rho", "1.5"], "rho must lie in"),
+        (["--hsd", "--samples", "9"], "samples must be"),
         (["--question-begin", "6"], "no questions in the range"),
         (["--question-file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--base-model-path", "no/such/base"], "no/such/base"),

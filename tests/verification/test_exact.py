@@ -119,9 +119,9 @@ def test_ranking_a_node_by_its_own_token_is_caught(monkeypatch: pytest.MonkeyPat
 
 
 def crowding_case() -> Case:
-    """The root's best token c is likely (0.7), its sample x is not (key 0.3 * 0.3). Below c a token y is drawn, and only
-    y = 0 has a confident child: key 0.7 * 0.3 * 0.9, more than x has. With three drafted nodes, x is in the tree unless
-    y = 0. That is allowed only if x is verified after c."""
+    """The root's best token c is likely (0.7), its sample x is not (key 0.3 * 0.3). Below c a token y is drawn, and
+    only y = 0 has a confident child: key 0.7 * 0.3 * 0.9, more than x has. With three drafted nodes, x is in the tree
+    unless y = 0. That is allowed only if x is verified after c."""
     uniform, certain = [0.25] * 4, [0.91, 0.03, 0.03, 0.03]
     laws = {(): [0.7, 0.1, 0.1, 0.1], (0, 0): certain}
 

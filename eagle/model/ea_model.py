@@ -16,6 +16,7 @@ from eagle.model.checkpoint import load_head
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
 from eagle.model.drafter import Drafter
+from eagle.model.int8 import with_int8_weights
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
@@ -85,6 +86,7 @@ class EaModel:
         base_model_path, ea_model_path = assets.resolve_pair(base_model_path, ea_model_path)
         target = Target(_load_base(base_model_path, hf_kwargs))
         head = load_head(ea_model_path, target)
+        with_int8_weights(head)
         if auto:
             shape = tune.tuned_shape(target, head, shape)
         return cls(target, Drafter(head), shape, base_model_path)

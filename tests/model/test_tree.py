@@ -181,8 +181,16 @@ def test_a_head_of_nan_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("threshold", -0.1), ("threshold", 1.1), ("rho", 0.0), ("rho", 1.01), ("samples", 4), ("samples", -1)]
-    + [("draft_temperature", 0.0), ("draft_temperature", float("nan"))],
+    [
+        ("threshold", -0.1),
+        ("threshold", 1.1),
+        ("rho", 0.0),
+        ("rho", 1.01),
+        ("samples", 4),
+        ("samples", -1),
+        ("draft_temperature", 0.0),
+        ("draft_temperature", float("nan")),
+    ],
 )
 def test_impossible_sampling_is_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):

@@ -1,0 +1,53 @@
+"""8-bit copies of a head's weights, for drafting on a CPU.
+
+There, one level of a tree costs what it takes to read the head's weights from memory. Rounded to 8 bits they are half
+as long. What a head says is only a proposal, and its samples are verified against the laws they were really drawn from,
+so rounding may cost acceptance but never changes the law of the text.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MOST_ROWS = 8
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias that reads an 8-bit copy of its weight for a few rows at a time.
+
+    For more than ``MOST_ROWS`` rows (a prompt, say) arithmetic is what takes the time, and the weight itself is faster.
+
+    Args:
+        linear: the layer; its weight is kept.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.weight = linear.in_features, linear.weight
+        wide = linear.weight.detach().float()
+        scales = wide.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        self.register_buffer("codes", (wide / scales[:, None]).round().to(torch.int8), persistent=False)
+        self.register_buffer("scales", scales.to(linear.weight.dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, in) -> (n, out)."""
+        if len(x) > MOST_ROWS:
+            return F.linear(x, self.weight)
+        # The one kernel of torch for bfloat16 rows and 8-bit weights; torchao's wrapper of it costs what it saves here.
+        return torch._weight_int8pack_mm(x, self.codes, self.scales)
+
+
+def with_int8_weights(module: nn.Module) -> None:
+    """Replace all linear layers without bias in a bfloat16 module on a CPU; elsewhere nothing happens."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            bias = "bias" in dict(child.named_parameters())
+            if not bias and child.weight.device.type == "cpu" and child.weight.dtype == torch.bfloat16:
+                setattr(module, name, Int8Linear(child))
+        else:
+            with_int8_weights(child)

@@ -29,6 +29,7 @@ from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, TREES
 from eagle.verification import RULES
 
 DEFAULT_BENCH = "mt_bench"
+INTERRUPTED = "interrupted; finished questions are saved, and the same command resumes"
 
 
 def parser(baseline: bool) -> argparse.ArgumentParser:
@@ -89,15 +90,19 @@ def parser(baseline: bool) -> argparse.ArgumentParser:
     return parse
 
 
-def run_program(program: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Run a program for a person: wrong input is one line and exit status 2, Ctrl-C is 130."""
+def run_program(
+    program: Callable[[Sequence[str] | None], None],
+    argv: Sequence[str] | None = None,
+    interrupted: str = "interrupted",
+) -> int:
+    """Run a program for a person: wrong input is one line and exit status 2, Ctrl-C is 130 and says ``interrupted``."""
     try:
         program(argv)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; finished questions are saved, and the same command resumes", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130
     return 0
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from eagle.evaluation.cli import answer_questions, run_program
+from eagle.evaluation.cli import INTERRUPTED, answer_questions, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    return run_program(lambda given: answer_questions(baseline=False, argv=given), argv)
+    return run_program(lambda given: answer_questions(baseline=False, argv=given), argv, INTERRUPTED)
 
 
 if __name__ == "__main__":

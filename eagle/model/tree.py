@@ -7,6 +7,8 @@ knows a model: growth sees logits, asks for more, and draws with what it is give
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -349,48 +351,49 @@ def _select(
         parents.append((first + frontier)[:, None].expand_as(child.tokens).reshape(-1))
         first += family.tokens.numel()
     kept = best(keys, total_token - 1).sort().values
-    state = torch.where(keys[kept].isnan(), -1, (keys[kept] > -torch.inf).long())
-    host = torch.stack([state, kept, torch.cat(parents)[kept], support[tokens[kept]], tokens[kept], nth[kept]]).cpu()
-    if (host[0] < 0).any():
+    kept_keys = keys[kept]
+    state = torch.where(kept_keys.isnan(), -1, (kept_keys > -torch.inf).long())
+    states, *facts = torch.stack(
+        [state, kept, torch.cat(parents)[kept], tokens[kept], support[tokens[kept]], nth[kept]]
+    ).tolist()
+    if -1 in states:
         raise InputError("the draft head's logits contain NaN; check its weights, or load the pair in a wider dtype")
     # Where fewer candidates exist than may stay, some that do not exist were among the best.
-    _, candidates, parent_ids, targets, columns, kinds = host[:, host[0] > 0].unbind()
-    renumbered = torch.zeros(len(keys) + 1, dtype=torch.int64)
-    renumbered[candidates + 1] = torch.arange(1, len(candidates) + 1)
-    zero = torch.zeros(1, dtype=torch.int64)
-    sizes = torch.tensor([family.tokens.numel() for family in families])
-    levels = torch.bucketize(candidates, sizes.cumsum(0), right=True)
+    exist = [place for place, exists in enumerate(states) if exists]
+    candidates, parent_ids, columns, targets, kinds = ([values[place] for place in exist] for values in facts)
+    node_of = {0: 0} | {candidate + 1: node for node, candidate in enumerate(candidates, start=1)}
+    starts = list(itertools.accumulate((family.tokens.numel() for family in families), initial=0))
+    levels = [bisect.bisect_right(starts, candidate) - 1 for candidate in candidates]
+    if len(exist) < len(states):
+        kept_keys = kept_keys[torch.tensor(exist, device=keys.device)]
+    rows, row_of = [], [ONE_HOT]
+    for candidate, level, kind in zip(candidates, levels, kinds, strict=True):
+        row_of.append(ONE_HOT if kind == ONE_HOT else len(rows))
+        if kind != ONE_HOT:
+            rows.append((level, (candidate - starts[level]) // families[level].tokens.shape[1], kind))
     return DraftTree(
-        tokens=torch.cat([torch.tensor([root]), targets]),
-        parents=torch.cat([zero, renumbered[parent_ids]]),
-        depths=torch.cat([zero, levels + 1]),
-        keys=torch.cat([keys.new_zeros(1), keys[candidates.to(keys.device)]]),
-        laws=_laws(families, levels, candidates - (sizes.cumsum(0) - sizes)[levels], kinds, columns, support),
+        tokens=torch.tensor([root, *targets]),
+        parents=torch.tensor([0, *(node_of[parent] for parent in parent_ids)]),
+        depths=torch.tensor([0, *(level + 1 for level in levels)]),
+        keys=torch.cat([keys.new_zeros(1), kept_keys]),
+        laws=Laws(_law_rows(families, rows), torch.tensor(row_of), torch.tensor([ONE_HOT, *columns]), support)
+        if rows
+        else None,
     )
 
 
-def _laws(
-    families: list[_Family], levels: Tensor, places: Tensor, kinds: Tensor, columns: Tensor, support: Tensor
-) -> Laws | None:
-    """The laws of the kept candidates: their level, their place in it, which sample they are and their draft ids."""
-    sampled = kinds != ONE_HOT
-    if not sampled.any():
-        return None
-    widths = torch.tensor([family.tokens.shape[1] for family in families])
-    levels, nth = levels[sampled], kinds[sampled, None].to(support.device)
-    parents = (places[sampled] // widths[levels]).to(support.device)
-    counts = torch.bincount(levels, minlength=len(families)).tolist()
-    rows = torch.empty(len(parents), len(support), dtype=families[0].keys.dtype, device=support.device)
-    for family, pool_rows, parent, number in zip(
-        families, rows.split(counts), parents.split(counts), nth.split(counts), strict=True
-    ):
-        if family.pool is None or family.drawn is None or not len(parent):
+def _law_rows(families: list[_Family], rows: list[tuple[int, int, int]]) -> Tensor:
+    """(R, D) laws of samples, given the level of each, which node's child it is there, and which of its samples."""
+    pools = []
+    for level, family in enumerate(families):
+        of_level = [(parent, kind) for at, parent, kind in rows if at == level]
+        if not of_level or family.pool is None or family.drawn is None:
             continue
-        torch.index_select(family.pool, 0, parent, out=pool_rows)
+        parents, number = torch.tensor(of_level, device=family.pool.device).unbind(1)
+        pool = family.pool.index_select(0, parents)
         for j in range(family.drawn.shape[1] - 1):
-            elder = family.drawn[parent, j : j + 1]
-            pool_rows.scatter_(1, elder, pool_rows.gather(1, elder).masked_fill_(number > j, 0.0))
-    rows /= rows.sum(-1, keepdim=True)
-    row_of = torch.full((len(kinds) + 1,), ONE_HOT)
-    row_of[1:][sampled] = torch.arange(len(nth))
-    return Laws(rows, row_of, torch.cat([torch.tensor([-1]), columns]), support)
+            elder = family.drawn[parents, j : j + 1]
+            pool.scatter_(1, elder, pool.gather(1, elder).masked_fill_(number[:, None] > j, 0.0))
+        pools.append(pool)
+    laws = torch.cat(pools)
+    return laws.div_(laws.sum(-1, keepdim=True))

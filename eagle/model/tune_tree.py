@@ -81,7 +81,7 @@ def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[T
     {"prompt"}.
 
     Raises:
-        InputError: a line of the file that is not that.
+        InputError: a line of the file that is not that; or, when there are no more, too few prompts.
     """
     texts = _sharegpt_texts() if file is None else _jsonl_texts(file)
     random.Random(seed).shuffle(texts)  # noqa: S311  # a reproducible order, not a secret
@@ -93,6 +93,7 @@ def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[T
         ids = tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids
         if ids.shape[1] <= LONGEST_PROMPT:
             yield ids.to(model.device)
+    raise InputError("too few prompts for the search; give more, or lower --contexts and --shapes")
 
 
 def _sharegpt_texts() -> list[str]:

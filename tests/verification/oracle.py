@@ -11,11 +11,10 @@ from eagle.model.tree import ONE_HOT, DraftTree
 def law_of(tree: DraftTree, node: int, vocabulary: int) -> Tensor:
     """(V,) law of a node's token."""
     law = torch.zeros(vocabulary, dtype=torch.float64)
-    row = ONE_HOT if tree.laws is None else int(tree.laws.row_of[node])
-    if row == ONE_HOT:
+    if tree.laws is None or tree.laws.row_of[node] == ONE_HOT:
         law[tree.tokens[node]] = 1.0
     else:
-        law[tree.laws.support] = tree.laws.rows[row].double()
+        law[tree.laws.support] = tree.laws.rows[tree.laws.row_of[node]].double()
     return law
 
 

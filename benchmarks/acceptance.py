@@ -1,0 +1,165 @@
+"""Accepted draft tokens a round, trees and rules side by side: ``python -m benchmarks.acceptance``.
+
+In contexts of all MT-Bench questions (first turns, texts of the target itself) every kind of tree is drafted with the
+same head and the same number of nodes, and each rule's accepted length is computed exactly for the tree at hand, so
+only the trees' own draws are random. Differences are paired by context; the 95 % intervals resample prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.decode import prompts
+from eagle.errors import InputError
+from eagle.evaluation.cli import run_program
+from eagle.evaluation.loading import ModelChoice, load
+from eagle.model.acceptance import Candidate, expected_lengths
+from eagle.model.ea_model import EaModel
+from eagle.model.method import CHAIN_SAMPLING, DEFAULT_SAMPLING
+from eagle.model.sampling import Warper
+from eagle.model.tree import CHAIN, DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.verification import RULES
+
+RULE_NAMES = ("tokenwise", "hsd")
+RESAMPLES = 2000
+QUESTIONS = 80
+
+
+@dataclass(frozen=True)
+class Column:
+    """Expected accepted lengths of one kind of tree, rule and size: a list per prompt, an entry per context."""
+
+    tree: str
+    rule: str
+    nodes: int
+    lengths: list[list[float]]
+
+    @property
+    def mean(self) -> float:
+        """Over all contexts."""
+        return sum(map(sum, self.lengths)) / sum(map(len, self.lengths))
+
+
+def measure(
+    model: EaModel, shapes: dict[str, TreeShape], sizes: tuple[int, ...], warper: Warper, contexts: int, every: int
+) -> list[Column]:
+    """Draft and verify in all contexts.
+
+    Args:
+        model: the pair.
+        shapes: of each kind of tree, of the largest size; a chain has one size only.
+        sizes: values of ``total_token``.
+        warper: of the texts and the laws.
+        contexts: of each prompt, at most.
+        every: tokens from one context to the next.
+    """
+    rules = tuple(RULES[name] for name in RULE_NAMES)
+    candidates = {
+        kind: Candidate(shape, rules, (shape.total_token,) if kind == CHAIN else sizes)
+        for kind, shape in shapes.items()
+    }
+    columns = {
+        (kind, name, size): Column(kind, name, size - 1, [])
+        for kind, candidate in candidates.items()
+        for name in RULE_NAMES
+        for size in candidate.sizes
+    }
+    generator = torch.Generator().manual_seed(0)
+    for prompt in tqdm(prompts(model, QUESTIONS), unit="prompt", dynamic_ncols=True):
+        for column in columns.values():
+            column.lengths.append([])
+        for measured in expected_lengths(
+            model.target,
+            model.drafter,
+            prompt,
+            list(candidates.values()),
+            warper,
+            contexts,
+            every,
+            model.stop_ids(),
+            generator,
+        ):
+            for (kind, candidate), values in zip(candidates.items(), measured, strict=True):
+                for name, by_size in zip(RULE_NAMES, values.lengths, strict=True):
+                    for size, length in zip(candidate.sizes, by_size, strict=True):
+                        columns[kind, name, size].lengths[-1].append(length)
+    return list(columns.values())
+
+
+def gain(base: Column, other: Column) -> tuple[float, float, float]:
+    """Relative difference of the means in per cent, and its 95 % interval from resampling prompts."""
+    source = random.Random(0)  # noqa: S311  # resampling, not secrets
+    sums = [(sum(a), sum(b)) for a, b in zip(base.lengths, other.lengths, strict=True)]
+
+    def relative(picked: Sequence[tuple[float, float]]) -> float:
+        return 100 * (sum(b for _, b in picked) / sum(a for a, _ in picked) - 1)
+
+    drawn = sorted(relative(source.choices(sums, k=len(sums))) for _ in range(RESAMPLES))
+    return relative(sums), drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
+
+
+def report(title: str, columns: list[Column]) -> None:
+    """Print a table, each row beside EAGLE-3 of as many nodes and beside the token-wise rule on the same trees."""
+    print(f"\n{title}: {sum(map(len, columns[0].lengths))} contexts of {len(columns[0].lengths)} prompts")
+    print(f"{'tree':<14}{'rule':<11}{'nodes':>6}{'accepted':>10}  {'over EAGLE-3':<24}over token-wise")
+    found = {(column.tree, column.rule, column.nodes): column for column in columns}
+    for column in columns:
+        eagle = found.get((DETERMINISTIC, "tokenwise", column.nodes))
+        cells = [
+            "" if base is None or base is column else "{:+.1f} % ({:+.1f} to {:+.1f})".format(*gain(base, column))
+            for base in (eagle, found[column.tree, "tokenwise", column.nodes])
+        ]
+        print(f"{column.tree:<14}{column.rule:<11}{column.nodes:>6}{column.mean:>10.3f}  {cells[0]:<24}{cells[1]}")
+
+
+def benchmark(argv: Sequence[str] | None) -> None:
+    """The whole benchmark."""
+    parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parse.add_argument("--base-model-path")
+    parse.add_argument("--ea-model-path")
+    parse.add_argument("--dtype", default="auto")
+    parse.add_argument("--device")
+    parse.add_argument("--temperature", type=float, nargs="+", default=[1.0, 0.7, 0.3])
+    parse.add_argument("--top_p", type=float, default=0.0)
+    parse.add_argument("--nodes", type=int, nargs="+", default=[16, 32], help="of a tree, its root not counted")
+    parse.add_argument("--levels", type=int, default=6, help="below the root; also the length of the chain")
+    parse.add_argument("--top-k", type=int, default=10)
+    parse.add_argument("--threshold", type=float, default=DEFAULT_SAMPLING.threshold)
+    parse.add_argument("--rho", type=float, default=DEFAULT_SAMPLING.rho)
+    parse.add_argument("--samples", type=int, default=DEFAULT_SAMPLING.samples)
+    parse.add_argument("--contexts", type=int, default=8, help="of each of the 80 prompts")
+    parse.add_argument("--every", type=int, default=12, help="tokens from one context to the next")
+    args = parse.parse_args(argv)
+    if min(args.nodes) < 1 or args.levels < 1 or args.contexts < 1 or args.every < 1:
+        raise InputError("--nodes, --levels, --contexts and --every must be 1 or more")
+    model = load(
+        ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device, False, 1, None, None, None, None)
+    )
+    sizes = tuple(nodes + 1 for nodes in sorted(args.nodes))
+    plain = TreeShape(sizes[-1], args.levels - 1, args.top_k)
+    shapes = {
+        DETERMINISTIC: plain,
+        HYBRID: replace(plain, sampling=Sampling(args.threshold, args.rho, args.samples)),
+        CHAIN: TreeShape(args.levels + 1, args.levels - 1, 1, CHAIN_SAMPLING),
+    }
+    print(f"{model.target.dtype}, {model.device}, {shapes[HYBRID]}")
+    for temperature in args.temperature:
+        warper = Warper(temperature, args.top_p)
+        title = f"T={temperature}" + (f", top_p={args.top_p}" if 0 < args.top_p < 1 else "")
+        report(title, measure(model, shapes, sizes, warper, args.contexts, args.every))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(benchmark, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

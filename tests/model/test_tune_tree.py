@@ -1,0 +1,111 @@
+"""Measuring acceptance on the same contexts, and searching the fastest trees with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import acceptance as benchmark
+from eagle.evaluation.loading import ModelChoice, tuned_tree
+from eagle.model import tune_tree
+from eagle.model.acceptance import Candidate, expected_lengths
+from eagle.model.ea_model import EaModel
+from eagle.model.sampling import Warper
+from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.verification import RULES
+from tests.tiny import make_chat_pair
+
+
+def test_expected_lengths_are_what_generations_accept(llama: EaModel) -> None:
+    """Averages over contexts of the target's own text are the averages over rounds of EAGLE-3 that starts everywhere:
+    here only that both are of a size, and that more nodes are never worse."""
+    shape = TreeShape(12, 2, 3)
+    candidates = [
+        Candidate(shape, (RULES["tokenwise"], RULES["hsd"]), (4, 12)),
+        Candidate(TreeShape(12, 2, 3, Sampling(0.2, 0.5, 1)), (RULES["tokenwise"], RULES["hsd"]), (4, 12)),
+    ]
+    contexts = []
+    for seed in range(6):
+        prompt = torch.randint(8, (1, 6), generator=torch.Generator().manual_seed(seed))
+        contexts += list(
+            expected_lengths(
+                llama.target,
+                llama.drafter,
+                prompt,
+                candidates,
+                Warper(1.0),
+                contexts=5,
+                every=3,
+                stop_ids=frozenset(),
+                generator=torch.Generator().manual_seed(seed),
+            )
+        )
+    assert len(contexts) == 30
+    for deterministic, hybrid in contexts:
+        tokenwise, joint = deterministic.lengths
+        # docs/hsd.md: on a deterministic tree no rule gains.
+        assert tokenwise == pytest.approx(joint, abs=1e-9)
+        assert tokenwise[0] <= tokenwise[1]
+        assert all(0 <= length <= 3 for lengths in hybrid.lengths for length in lengths)
+    joint, tokenwise = (sum(hybrid.lengths[rule][1] for _, hybrid in contexts) for rule in (1, 0))
+    assert joint > tokenwise
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_chat_pair(tmp_path_factory.mktemp("pair"))
+
+
+def arguments(pair: tuple[Path, Path], prompts: Path) -> list[str]:
+    few = ["--shapes", "3", "--contexts", "4", "--largest", "8", "--deepest", "2"]
+    paths = ["--base-model-path", str(pair[0]), "--ea-model-path", str(pair[1]), "--prompts", str(prompts)]
+    return [*paths, "--device", "cpu", *few]
+
+
+def test_the_search_stores_what_the_programs_use(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {number}"}) + "\n" for number in range(40)))
+    file = pair[1] / "tree.json"
+    file.write_text(json.dumps({"cuda": {DETERMINISTIC: {"total_token": 60, "depth": 7, "top_k": 10}}}))
+    assert tune_tree.main([*arguments(pair, prompts), "--write"]) == 0
+    assert "tokens/s expected" in capsys.readouterr().out
+    for kind in (DETERMINISTIC, HYBRID):
+        shape = tuned_tree(pair[1], "cpu", kind)
+        assert shape is not None
+        assert 3 <= shape.total_token <= 8
+        assert (shape.sampling is not None) == (kind == HYBRID)
+        choice = ModelChoice(str(pair[0]), str(pair[1]), "auto", "cpu", False, 1, None, None, None, None, kind=kind)
+        assert choice.tree_arguments("cpu")["total_token"] == shape.total_token
+    assert tuned_tree(pair[1], "cuda", DETERMINISTIC) == TreeShape(60, 7, 10)
+    assert tuned_tree(pair[1], "mps", HYBRID) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"question": "x"}\n', "[1]\n"])
+def test_bad_prompts_are_explained(
+    pair: tuple[Path, Path], tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(text)
+    assert tune_tree.main(arguments(pair, prompts)) == 2
+    assert "prompts.jsonl" in capsys.readouterr().err
+
+
+def test_too_few_prompts_are_explained(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "Say 1"}) + "\n")
+    assert tune_tree.main(arguments(pair, prompts)) == 2
+    assert "too few prompts" in capsys.readouterr().err
+
+
+def test_gains_are_relative_to_the_mean_and_clustered_by_prompt() -> None:
+    base = benchmark.Column("deterministic", "tokenwise", 16, [[1.0, 1.0], [0.5], [0.5, 0.0]])
+    better = benchmark.Column("hybrid", "hsd", 16, [[1.5, 1.5], [0.75], [0.75, 0.0]])
+    assert base.mean == pytest.approx(0.6)
+    assert benchmark.gain(base, better) == pytest.approx((50.0, 50.0, 50.0))

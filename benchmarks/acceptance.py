@@ -135,7 +135,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--rho", type=float, default=DEFAULT_SAMPLING.rho)
     parse.add_argument("--samples", type=int, default=DEFAULT_SAMPLING.samples)
     parse.add_argument("--contexts", type=int, default=8, help="of each of the 80 prompts")
-    parse.add_argument("--every", type=int, default=12, help="tokens from one context to the next")
+    parse.add_argument("--every", type=int, default=8, help="tokens from one context to the next")
     args = parse.parse_args(argv)
     if min(args.nodes) < 1 or args.levels < 1 or args.contexts < 1 or args.every < 1:
         raise InputError("--nodes, --levels, --contexts and --every must be 1 or more")

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MOST_ROWS = 8
+# The kernel reads whole vectors of a row of the weight, beyond its end where the row is not a multiple of them.
+MULTIPLE = 64
 
 
 class Int8Linear(nn.Module):
-    """A linear layer without bias that reads an 8-bit copy of its weight for a few rows at a time.
+    """A linear layer that reads an 8-bit copy of its weight for a few rows at a time.
 
     For more than ``MOST_ROWS`` rows (a prompt, say) arithmetic is what takes the time, and the weight itself is faster.
 
     Args:
-        linear: the layer; its weight is kept.
+        linear: the layer, see ``with_int8_weights``; its weight is kept.
     """
 
     codes: Tensor
@@ -43,11 +45,13 @@ class Int8Linear(nn.Module):
 
 
 def with_int8_weights(module: nn.Module) -> None:
-    """Replace all linear layers without bias in a bfloat16 module on a CPU; elsewhere nothing happens."""
+    """Replace the linear layers of a module that an ``Int8Linear`` can stand for: bfloat16 on a CPU, without bias, and
+    of sizes that are multiples of 64."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
-            bias = "bias" in dict(child.named_parameters())
-            if not bias and child.weight.device.type == "cpu" and child.weight.dtype == torch.bfloat16:
+            weight, bias = child.weight, "bias" in dict(child.named_parameters())
+            fits = child.in_features % MULTIPLE == 0 and child.out_features % MULTIPLE == 0
+            if fits and not bias and weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
                 setattr(module, name, Int8Linear(child))
         else:
             with_int8_weights(child)

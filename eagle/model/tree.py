@@ -33,7 +33,8 @@ class Sampling:
         threshold: of the ``top_k`` tokens after a node v, those with key(v) * q(token) of at least this are its
             deterministic children; None: it has none. It is meant for temperature 1 and falls with the temperature,
             see ``TreeShape.at``.
-        rho: the key of a node's first sampled child is key(v) * rho * (draft mass outside the deterministic children).
+        rho: the key of a node's first sampled child is key(v) * rho * (mass that the law it is drawn from has outside
+            the deterministic children). It too is meant for temperature 1.
         samples: sampled children of a node, without replacement; each has half the key of the one before.
         draft_temperature: times the target's temperature is the temperature of the laws that samples are drawn from.
     """
@@ -90,17 +91,16 @@ class TreeShape:
         return CHAIN if alone else HYBRID
 
     def at(self, temperature: float) -> TreeShape:
-        """The shape for text of this temperature: below 1 the threshold falls with its square, and at 0, where only
-        the most likely token can be accepted, nothing is sampled, so that the tree is EAGLE-3's."""
+        """The shape for text of this temperature: below 1 the threshold falls with its square and rho with it, and at
+        0, where only the most likely token can be accepted, nothing is sampled, so that the tree is EAGLE-3's."""
         if self.sampling is None or temperature >= 1.0:
             return self
         if temperature == 0.0:
             return replace(self, sampling=None)
         threshold = self.sampling.threshold
-        return replace(
-            self,
-            sampling=replace(self.sampling, threshold=None if threshold is None else threshold * temperature**2),
-        )
+        if threshold is not None:
+            threshold *= temperature**2
+        return replace(self, sampling=replace(self.sampling, threshold=threshold, rho=self.sampling.rho * temperature))
 
     def levels(self, room: int) -> int:
         """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""
@@ -312,9 +312,9 @@ def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chanc
         return _Family(tokens, keys, torch.full_like(tokens, ONE_HOT), None, None)
     if chance is None:
         raise ValueError("a shape with samples needs something to draw them with")
-    unpicked = parent_keys[:, None] + (1.0 - (top * picked).sum(-1, keepdim=True)).clamp_(min=0.0).log_()
     pool = q if chance.law is None else chance.law(logits)
     pool.scatter_(1, tokens, pool.gather(1, tokens).masked_fill_(picked, 0.0))
+    unpicked = parent_keys[:, None] + pool.sum(-1, keepdim=True).clamp_(max=1.0).log_().to(parent_keys.dtype)
     drawn: list[Tensor] = []
     sample_keys: list[Tensor] = []
     for j in range(sampling.samples):

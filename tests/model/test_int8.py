@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from eagle.model.int8 import MOST_ROWS, Int8Linear, with_int8_weights
-from tests.tiny import load_pair, make_pair
+from tests.tiny import head_files, load_pair, make_base, write_head
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -24,33 +24,29 @@ def test_few_rows_are_close_and_many_are_exact() -> None:
         assert torch.equal(rounded(many), linear(many))
 
 
-def test_only_bfloat16_without_bias_on_a_cpu_is_rounded() -> None:
+def test_only_what_the_kernel_is_for_is_rounded() -> None:
+    def linear(
+        inside: int = 64, outside: int = 64, bias: bool = False, dtype: torch.dtype = torch.bfloat16
+    ) -> nn.Linear:
+        return nn.Linear(inside, outside, bias=bias, dtype=dtype)
+
     module = nn.Sequential(
-        nn.Linear(4, 4, bias=False, dtype=torch.bfloat16),
-        nn.Linear(4, 4, dtype=torch.bfloat16),
-        nn.Linear(4, 4, bias=False),
-        nn.Sequential(nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)),
+        nn.Sequential(linear()), linear(bias=True), linear(dtype=torch.float32), linear(inside=48), linear(outside=96)
     )
     with_int8_weights(module)
-    assert [type(layer) for layer in (module[0], module[1], module[2], module[3][0])] == [
-        Int8Linear,
-        nn.Linear,
-        nn.Linear,
-        Int8Linear,
-    ]
+    assert [type(layer) for layer in (module[0][0], *module[1:])] == [Int8Linear, *[nn.Linear] * 4]
 
 
 def test_a_bfloat16_pair_drafts_with_it(tmp_path: Path) -> None:
-    base, head = make_pair(tmp_path)
+    base = make_base("llama", tmp_path / "base", vocab_size=70, hidden_size=64, head_dim=16, initializer_range=0.2)
+    head = write_head(tmp_path / "head", *head_files(base, draft_vocab=64, weight=0.1))
     model = load_pair(base, head, dtype=torch.bfloat16)
     assert isinstance(model.ea_layer.lm_head, Int8Linear)
-    assert isinstance(model.ea_layer.midlayer.mlp.up_proj, Int8Linear)
     for hsd in (False, True):
         generator = torch.Generator().manual_seed(0)
         ids, _, _, info = model.eagenerate(
-            PROMPT, temperature=1.0, max_new_tokens=60, log=True, hsd=hsd, generator=generator
+            PROMPT, temperature=1.0, max_new_tokens=80, log=True, hsd=hsd, generator=generator
         )
-        assert ids.shape[1] == 65
-        assert sum(info["accept_length"]) > 5
-    wide = load_pair(base, head)
-    assert not isinstance(wide.ea_layer.lm_head, Int8Linear)
+        assert ids.shape[1] == 85
+        assert sum(info["accept_length"]) > 0
+    assert not isinstance(load_pair(base, head).ea_layer.lm_head, Int8Linear)

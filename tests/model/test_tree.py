@@ -167,10 +167,10 @@ def test_shapes_follow_the_temperature() -> None:
     shape = TreeShape(20, 3, 4, Sampling(threshold=0.08, rho=0.6, samples=1))
     assert shape.kind == HYBRID
     assert shape.at(1.0) == shape.at(1.5) == shape
-    assert shape.at(0.5).sampling.threshold == pytest.approx(0.02)
+    assert shape.at(0.5).sampling == Sampling(threshold=0.02, rho=0.3, samples=1)
     assert shape.at(0.0) == TreeShape(20, 3, 4)
     chain = TreeShape(5, 3, 1, Sampling(threshold=None, rho=1.0, samples=1))
-    assert chain.at(0.5) == chain
+    assert chain.at(0.5).kind == CHAIN
     assert chain.at(0.0) == TreeShape(5, 3, 1)
 
 

@@ -14,7 +14,7 @@ REQUIREMENTS = [
 setup(
     name="eagle-hsd",
     version="0.1.0",
-    description="EAGLE-3 speculative decoding on stock transformers models, proved lossless",
+    description="EAGLE-3 speculative decoding with lossless hierarchical verification, on stock transformers models",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -490,7 +490,7 @@ def _parser() -> argparse.ArgumentParser:
     parse.add_argument("--target", type=float, nargs="+", default=TOY_TARGET, help="the target's law of every token")
     parse.add_argument("--draft", type=float, nargs="+", default=TOY_DRAFT, help="the draft's law of every token")
     parse.add_argument("--max-length", type=int, default=20, help="draft lengths 1 to this")
-    parse.add_argument("--trials", type=int, default=300, help="chains for each draft length and rule")
+    parse.add_argument("--trials", type=int, default=1000, help="chains for each draft length and rule")
     parse.add_argument("--seed", type=int, default=0, help="of the trials")
     parse.add_argument(
         "--plot-length",

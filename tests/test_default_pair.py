@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from eagle import assets
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat
+from eagle.evaluation.loading import tuned_tree
 from eagle.evaluation.questions import load_questions
 from eagle.model.ea_model import EaModel
+from eagle.model.tree import TreeShape
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -48,15 +51,19 @@ def test_the_program_needs_no_arguments_but_a_range(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     few = ["--question-end", "1", "--max-new-token", "16", "--device", "cpu"]
     assert gen_ea_answer_llama3chat.main(few) == 0
+    assert gen_ea_answer_llama3chat.main([*few, "--use_eagle3", "--hsd", "--temperature", "1.0"]) == 0
     assert gen_baseline_answer_llama3chat.main(few) == 0
-    for suffix in ("ea", "baseline"):
+    for suffix in ("ea", "ea_hsd", "baseline"):
         answer = json.loads(Path(f"mt_bench/default/smollm2-135m-temperature-1.0_{suffix}.jsonl").read_text())
         assert answer["question_id"] == 81
         assert all(turn.strip() for turn in answer["choices"][0]["turns"])
-    run = json.loads(Path("mt_bench/default/smollm2-135m-temperature-1.0_ea_run.json").read_text())
-    assert run["settings"]["dtype"] == "bfloat16"
-    tuned = json.loads((assets.head() / "tree.json").read_text())["cpu"]
-    assert run["settings"]["tree"] == tuned
+    for suffix, kind in (("ea", "deterministic"), ("ea_hsd", "hybrid")):
+        run = json.loads(Path(f"mt_bench/default/smollm2-135m-temperature-1.0_{suffix}_run.json").read_text())
+        assert run["settings"]["dtype"] == "bfloat16"
+        assert TreeShape(**{**run["settings"]["tree"], "sampling": None}) == replace(
+            tuned_tree(assets.head(), "cpu", kind), sampling=None
+        )
+        assert (run["settings"]["tree"]["sampling"] is not None) == (kind == "hybrid")
 
 
 def test_the_generation_config_ends_texts() -> None:

@@ -366,7 +366,8 @@ def _select(
     levels = [bisect.bisect_right(starts, candidate) - 1 for candidate in candidates]
     if len(exist) < len(states):
         kept_keys = kept_keys[torch.tensor(exist, device=keys.device)]
-    rows, row_of = [], [ONE_HOT]
+    rows: list[tuple[int, int, int]] = []
+    row_of = [ONE_HOT]
     for candidate, level, kind in zip(candidates, levels, kinds, strict=True):
         row_of.append(ONE_HOT if kind == ONE_HOT else len(rows))
         if kind != ONE_HOT:

@@ -67,8 +67,8 @@ def shapes(kind: str, largest: int, deepest: int, count: int, source: random.Ran
         sampling = None
         if kind == HYBRID:
             sampling = Sampling(
-                threshold=source.choice((0.01, 0.02, 0.03, 0.05, 0.08, 0.15)),
-                rho=source.choice((0.15, 0.25, 0.35, 0.5, 0.7, 1.0)),
+                threshold=source.choice((0.01, 0.02, 0.04, 0.08, 0.15, 0.25)),
+                rho=source.choice((0.15, 0.25, 0.35, 0.5, 0.7)),
                 samples=source.choice((1, 1, 2)),
                 draft_temperature=source.choice((1.0, 1.0, 1.2)),
             )

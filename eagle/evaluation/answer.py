@@ -86,7 +86,7 @@ class Answerer:
         target = self.model.target
         facts: Record = {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
         if self.settings.drafting is not None:
-            facts["tree"] = asdict(self.settings.drafting.shape(self.model.shape))
+            facts["tree"] = asdict(self.settings.drafting.shape(self.model.shape).at(self.settings.temperature))
         return facts
 
     def warm_up(self, question: Question) -> None:

@@ -25,7 +25,7 @@ from eagle.evaluation.questions import load_questions
 from eagle.evaluation.records import Record, RunFiles
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
-from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, TREES
+from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, TREES
 from eagle.verification import RULES
 
 DEFAULT_BENCH = "mt_bench"
@@ -117,6 +117,10 @@ def answer_questions(baseline: bool, argv: Sequence[str] | None) -> None:
     settings = _settings(baseline, args)
     question_file = _question_file(args)
     questions = load_questions(question_file, args.question_begin, args.question_end)
+    kind = DETERMINISTIC if settings.drafting is None else settings.drafting.tree
+    if kind == HYBRID and settings.temperature == 0:
+        # Nothing is sampled at temperature 0, so HSD takes EAGLE-3's tree and writes EAGLE-3's text.
+        kind = DETERMINISTIC
     choice = ModelChoice(
         base_model_path=args.base_model_path,
         ea_model_path=args.ea_model_path,
@@ -128,10 +132,10 @@ def answer_questions(baseline: bool, argv: Sequence[str] | None) -> None:
         total_token=args.total_token,
         depth=args.depth,
         top_k=args.top_k,
-        kind=DETERMINISTIC if settings.drafting is None else settings.drafting.tree,
-        sampling={}
-        if baseline
-        else {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None},
+        kind=kind,
+        sampling={name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+        if kind == HYBRID or (settings.drafting is not None and settings.temperature > 0)
+        else {},
     )
     workers = sharding.worker_count(args.num_gpus_total, args.num_gpus_per_model)
     model_id = _model_id(args, settings)

@@ -219,6 +219,29 @@ def test_methods_have_files_of_their_own(
     )
 
 
+def test_hsd_at_temperature_0_is_eagle(pair: tuple[Path, Path], questions: Path) -> None:
+    tuned = {
+        "deterministic": {"total_token": 9, "depth": 2, "top_k": 4},
+        "hybrid": {"total_token": 5, "depth": 1, "top_k": 2, "sampling": {"threshold": 0.1, "rho": 0.5, "samples": 1}},
+    }
+    (pair[1] / "tree.json").write_text(json.dumps({"cpu": tuned}))
+    given = arguments(pair, questions, "--question-end", "1", "--temperature", "0")
+    without_tree = [word for place, word in enumerate(given) if not {place, place - 1} & set(tree_words(given))]
+    assert gen_ea_answer_llama3chat.main(without_tree) == 0
+    assert gen_ea_answer_llama3chat.main([*without_tree, "--hsd", "--rho", "0.7"]) == 0
+    (pair[1] / "tree.json").unlink()
+    files = [Path(f"mt_bench/f/tiny-temperature-0.0_{suffix}.jsonl") for suffix in ("ea", "ea_hsd")]
+    trees = [json.loads(file.with_name(f"{file.stem}_run.json").read_text())["settings"]["tree"] for file in files]
+    assert trees[0] == trees[1] == tuned["deterministic"] | {"sampling": None}
+    turns = [lines(file)[0]["choices"][0]["turns"] for file in files]
+    assert turns[0] == turns[1]
+
+
+def tree_words(given: list[str]) -> list[int]:
+    """Places of the options that give a tree."""
+    return [place for place, word in enumerate(given) if word in ("--total-token", "--depth", "--top-k")]
+
+
 def test_the_hybrid_tree_can_be_shaped(pair: tuple[Path, Path], questions: Path) -> None:
     more = ["--hsd", "--threshold", "0.1", "--rho", "0.7", "--samples", "2", "--draft-temperature", "1.1"]
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--question-end", "1", *more)) == 0

@@ -139,9 +139,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     args = parse.parse_args(argv)
     if min(args.nodes) < 1 or args.levels < 1 or args.contexts < 1 or args.every < 1:
         raise InputError("--nodes, --levels, --contexts and --every must be 1 or more")
-    model = load(
-        ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device, False, 1, None, None, None, None)
-    )
+    model = load(ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device))
     sizes = tuple(nodes + 1 for nodes in sorted(args.nodes))
     plain = TreeShape(sizes[-1], args.levels - 1, args.top_k)
     shapes = {

@@ -268,9 +268,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--repeats", type=int, default=40)
     args = parse.parse_args(argv)
     before = peak_memory(torch.device("cpu"))[1]
-    choice = ModelChoice(
-        args.base_model_path, args.ea_model_path, args.dtype, args.device, False, 1, None, None, None, None
-    )
+    choice = ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device)
     model = load(choice)
     shapes: Shapes = {"autoregressive": None}
     for name, kind, given in (("EAGLE-3", DETERMINISTIC, args.eagle3_tree), ("HSD", HYBRID, args.hsd_tree)):

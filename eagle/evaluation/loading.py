@@ -43,16 +43,16 @@ class ModelChoice:
         sampling: fields of ``Sampling`` that differ from the tuned or the default values; for a hybrid tree.
     """
 
-    base_model_path: str | None
-    ea_model_path: str | None
-    dtype: str
-    device: str | None
-    load_in_8bit: bool
-    gpus: int
-    max_gpu_memory: str | None
-    total_token: int | None
-    depth: int | None
-    top_k: int | None
+    base_model_path: str | None = None
+    ea_model_path: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    load_in_8bit: bool = False
+    gpus: int = 1
+    max_gpu_memory: str | None = None
+    total_token: int | None = None
+    depth: int | None = None
+    top_k: int | None = None
     kind: str = DETERMINISTIC
     sampling: Mapping[str, Any] = field(default_factory=dict)
 

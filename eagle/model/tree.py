@@ -347,7 +347,7 @@ def _select(
     tokens = torch.cat([family.tokens.reshape(-1) for family in families])
     nth = torch.cat([family.nth.reshape(-1) for family in families])
     parents, first = [torch.zeros_like(families[0].tokens[0])], 1
-    for family, (child, frontier) in zip(families, zip(families[1:], frontiers[1:], strict=True), strict=False):
+    for family, child, frontier in zip(families[:-1], families[1:], frontiers[1:], strict=True):
         parents.append((first + frontier)[:, None].expand_as(child.tokens).reshape(-1))
         first += family.tokens.numel()
     kept = best(keys, total_token - 1).sort().values

@@ -70,7 +70,7 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
     speed = {
         size: (1.0 + statistics.fmean(lengths))
         / (_forward_time(decoding, size) + a_level * replace(shape, total_token=size).levels(room=shape.depth + 1))
-        for size, lengths in zip(SIZES, zip(*curves, strict=True), strict=False)
+        for size, lengths in zip(SIZES[:tried], zip(*curves, strict=True), strict=True)
     }
     return replace(shape, total_token=max(speed, key=speed.__getitem__))
 

@@ -227,9 +227,7 @@ def tune(argv: Sequence[str] | None) -> None:
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--write", action="store_true", help=f"store the result in the head's {TREE_FILE}")
     args = parse.parse_args(argv)
-    choice = ModelChoice(
-        args.base_model_path, args.ea_model_path, args.dtype, args.device, False, 1, None, None, None, None
-    )
+    choice = ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device)
     model = load(choice)
     on_cpu = model.device.type == "cpu"
     largest = args.largest or (17 if on_cpu else 60)

@@ -79,7 +79,7 @@ def test_the_search_stores_what_the_programs_use(
         assert shape is not None
         assert 3 <= shape.total_token <= 8
         assert (shape.sampling is not None) == (kind == HYBRID)
-        choice = ModelChoice(str(pair[0]), str(pair[1]), "auto", "cpu", False, 1, None, None, None, None, kind=kind)
+        choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", kind=kind)
         assert choice.tree_arguments("cpu")["total_token"] == shape.total_token
     assert tuned_tree(pair[1], "cuda", DETERMINISTIC) == TreeShape(60, 7, 10)
     assert tuned_tree(pair[1], "mps", HYBRID) is None

@@ -18,7 +18,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: setup.py requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) install --editable ".[dev]"
+	$(PIP) install --editable ".[dev,train]"
 	touch $@
 
 demo: setup

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from benchmarks.decode import prompts
 from eagle.errors import InputError
 from eagle.evaluation.cli import run_program
-from eagle.evaluation.loading import ModelChoice, load
+from eagle.evaluation.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.ea_model import EaModel
 from eagle.model.method import CHAIN_SAMPLING, DEFAULT_SAMPLING
@@ -48,7 +48,13 @@ class Column:
 
 
 def measure(
-    model: EaModel, shapes: dict[str, TreeShape], sizes: tuple[int, ...], warper: Warper, contexts: int, every: int
+    model: EaModel,
+    shapes: dict[str, TreeShape],
+    sizes: tuple[int, ...],
+    draws: int,
+    warper: Warper,
+    contexts: int,
+    every: int,
 ) -> list[Column]:
     """Draft and verify in all contexts.
 
@@ -56,13 +62,14 @@ def measure(
         model: the pair.
         shapes: of each kind of tree, of the largest size; a chain has one size only.
         sizes: values of ``total_token``.
+        draws: trees of each kind that samples, in each context.
         warper: of the texts and the laws.
         contexts: of each prompt, at most.
         every: tokens from one context to the next.
     """
     rules = tuple(RULES[name] for name in RULE_NAMES)
     candidates = {
-        kind: Candidate(shape, rules, (shape.total_token,) if kind == CHAIN else sizes)
+        kind: Candidate(shape, rules, (shape.total_token,) if kind == CHAIN else sizes, draws)
         for kind, shape in shapes.items()
     }
     columns = {
@@ -122,10 +129,7 @@ def report(title: str, columns: list[Column]) -> None:
 def benchmark(argv: Sequence[str] | None) -> None:
     """The whole benchmark."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parse.add_argument("--base-model-path")
-    parse.add_argument("--ea-model-path")
-    parse.add_argument("--dtype", default="auto")
-    parse.add_argument("--device")
+    add_pair_arguments(parse)
     parse.add_argument("--temperature", type=float, nargs="+", default=[1.0, 0.7, 0.3])
     parse.add_argument("--top_p", type=float, default=0.0)
     parse.add_argument("--nodes", type=int, nargs="+", default=[16, 32], help="of a tree, its root not counted")
@@ -134,12 +138,13 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--threshold", type=float, default=DEFAULT_SAMPLING.threshold)
     parse.add_argument("--rho", type=float, default=DEFAULT_SAMPLING.rho)
     parse.add_argument("--samples", type=int, default=DEFAULT_SAMPLING.samples)
-    parse.add_argument("--contexts", type=int, default=8, help="of each of the 80 prompts")
+    parse.add_argument("--contexts", type=int, default=9, help="of each of the 80 prompts")
+    parse.add_argument("--draws", type=int, default=4, help="trees of each kind that samples, in each context")
     parse.add_argument("--every", type=int, default=8, help="tokens from one context to the next")
     args = parse.parse_args(argv)
-    if min(args.nodes) < 1 or args.levels < 1 or args.contexts < 1 or args.every < 1:
-        raise InputError("--nodes, --levels, --contexts and --every must be 1 or more")
-    model = load(ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device))
+    if min(args.nodes) < 1 or args.levels < 1 or min(args.contexts, args.draws, args.every) < 1:
+        raise InputError("--nodes, --levels, --contexts, --draws and --every must be 1 or more")
+    model = load(pair_of(args))
     sizes = tuple(nodes + 1 for nodes in sorted(args.nodes))
     plain = TreeShape(sizes[-1], args.levels - 1, args.top_k)
     shapes = {
@@ -151,7 +156,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     for temperature in args.temperature:
         warper = Warper(temperature, args.top_p)
         title = f"T={temperature}" + (f", top_p={args.top_p}" if 0 < args.top_p < 1 else "")
-        report(title, measure(model, shapes, sizes, warper, args.contexts, args.every))
+        report(title, measure(model, shapes, sizes, args.draws, warper, args.contexts, args.every))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eagle import assets
 from eagle.evaluation.cli import run_program
-from eagle.evaluation.loading import ModelChoice, load
+from eagle.evaluation.loading import add_pair_arguments, load, pair_of
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
@@ -254,10 +254,7 @@ def print_memory(model: EaModel, context: int, before: float) -> None:
 def benchmark(argv: Sequence[str] | None) -> None:
     """The whole benchmark."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parse.add_argument("--base-model-path")
-    parse.add_argument("--ea-model-path")
-    parse.add_argument("--dtype", default="auto")
-    parse.add_argument("--device")
+    add_pair_arguments(parse)
     for kind in ("eagle3", "hsd"):
         parse.add_argument(f"--{kind}-tree", type=int, nargs=3, metavar=("TOTAL_TOKEN", "DEPTH", "TOP_K"))
     parse.add_argument("--sampling", type=float, nargs=3, metavar=("THRESHOLD", "RHO", "SAMPLES"))
@@ -268,7 +265,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--repeats", type=int, default=40)
     args = parse.parse_args(argv)
     before = peak_memory(torch.device("cpu"))[1]
-    choice = ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device)
+    choice = pair_of(args)
     model = load(choice)
     shapes: Shapes = {"autoregressive": None}
     for name, kind, given in (("EAGLE-3", DETERMINISTIC, args.eagle3_tree), ("HSD", HYBRID, args.hsd_tree)):

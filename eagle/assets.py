@@ -101,6 +101,11 @@ def resolve_pair(base_model_path: str | None, ea_model_path: str | None) -> tupl
     return base_model_path, ea_model_path
 
 
+def resolve_base(base_model_path: str | None) -> str:
+    """The path or hub id of a base model: for None and the alias of the embedded pair its files, fetched if needed."""
+    return str(base_model()) if base_model_path in (None, DEFAULT_PAIR) else str(base_model_path)
+
+
 def head() -> Path:
     """The folder of the head that this package ships."""
     return Path(str(resources.files("eagle"))) / "heads" / DEFAULT_PAIR

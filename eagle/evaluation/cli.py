@@ -20,7 +20,7 @@ from eagle import assets
 from eagle.errors import InputError
 from eagle.evaluation import sharding
 from eagle.evaluation.answer import Answered, AnswerSettings
-from eagle.evaluation.loading import DEFAULT_TREE, DTYPES, SAMPLING, ModelChoice
+from eagle.evaluation.loading import DEFAULT_TREE, SAMPLING, ModelChoice, add_pair_arguments
 from eagle.evaluation.questions import load_questions
 from eagle.evaluation.records import Record, RunFiles
 from eagle.model.method import Method
@@ -41,10 +41,7 @@ def parser(baseline: bool) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     model = parse.add_argument_group("model")
-    model.add_argument("--base-model-path", help="directory, hub id or embedded alias; neither path: the embedded pair")
-    model.add_argument("--ea-model-path", help="directory or hub id of the draft head")
-    model.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto is the checkpoint's own")
-    model.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
+    add_pair_arguments(model)
     model.add_argument("--load-in-8bit", action="store_true", help="quantise the base model (bitsandbytes, CUDA)")
     model.add_argument("--use_eagle3", action="store_true", default=True, help="accepted for EAGLE's sake; always on")
     tree = parse.add_argument_group(

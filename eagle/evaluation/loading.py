@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -73,6 +74,19 @@ class ModelChoice:
         )
 
 
+def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
+    """The arguments that name a pair, for a parser or a group of one."""
+    parse.add_argument("--base-model-path", help="directory, hub id or embedded alias; neither path: the embedded pair")
+    parse.add_argument("--ea-model-path", help="directory or hub id of the draft head")
+    parse.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto is the checkpoint's own")
+    parse.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
+
+
+def pair_of(args: argparse.Namespace) -> ModelChoice:
+    """The pair that those arguments name."""
+    return ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device)
+
+
 def tuned_tree(head: Path, device: str, kind: str) -> TreeShape | None:
     """The tree that a head's folder carries for a kind of device (``cpu``, ``cuda``, ``mps``) and of tree, if any.
 
@@ -92,13 +106,13 @@ def tuned_tree(head: Path, device: str, kind: str) -> TreeShape | None:
         raise InputError(f"cannot understand {file}: {error}") from error
 
 
-def load(choice: ModelChoice) -> EaModel:
-    """Load the pair.
+def existing_device(device: str | None) -> str:
+    """The name of a device, None being the best there is.
 
     Raises:
-        InputError: see ``EaModel.from_pretrained``; also a device or a package that is not there.
+        InputError: this machine has no such device.
     """
-    device = choice.device or best_device()
+    device = device or best_device()
     kind = device.partition(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {device}: this machine (or this build of torch) has no CUDA")
@@ -106,6 +120,17 @@ def load(choice: ModelChoice) -> EaModel:
         raise InputError(f"--device {device}: this machine has no MPS")
     if kind not in ("cpu", "cuda", "mps"):
         raise InputError(f"--device must be cpu, cuda, cuda:N or mps, not {device}")
+    return device
+
+
+def load(choice: ModelChoice) -> EaModel:
+    """Load the pair.
+
+    Raises:
+        InputError: see ``EaModel.from_pretrained``; also a device or a package that is not there.
+    """
+    device = existing_device(choice.device)
+    kind = device.partition(":")[0]
     tree = choice.tree_arguments(kind)
     kwargs: dict[str, Any] = {"dtype": choice.dtype if choice.dtype == "auto" else getattr(torch, choice.dtype)}
     kwargs["device_map"] = {"": device}

@@ -1,12 +1,14 @@
 """How much of different trees a target accepts, on the same contexts.
 
-Accepted lengths are exact expectations given the tree that was drafted: only the trees' own draws are random.
+Accepted lengths are exact expectations given the tree that was drafted: only the trees' own draws are random, and their
+average over several draws is taken. All trees of a context are scored as one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -27,11 +29,13 @@ class Candidate:
         shape: of the tree, its ``total_token`` that of the largest size.
         rules: each of them is applied to the same trees.
         sizes: values of ``total_token`` to look at, none above the shape's.
+        draws: trees drafted in each context; of those without samples it is always one.
     """
 
     shape: TreeShape
     rules: tuple[Rule, ...]
     sizes: tuple[int, ...]
+    draws: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Measured:
 
     Attributes:
         lengths: expected accepted lengths, for each rule and each size.
-        seconds: that drafting took.
+        seconds: that drafting a tree took.
     """
 
     lengths: list[list[float]]
@@ -56,8 +60,31 @@ def expected_length(rule: Rule, tree: DraftTree, target_probs: Tensor, total_tok
         target_probs: (N, V) probabilities of the token after each node.
         total_token: of the smaller tree; above N it is the tree itself.
     """
-    smaller, kept = tree.best(total_token)
-    return rule.expected_length(smaller, target_probs[kept.to(target_probs.device)])
+    return rule.expected_length(tree.best(total_token), target_probs[:total_token])
+
+
+def union(trees: Sequence[DraftTree]) -> tuple[DraftTree, list[Tensor]]:
+    """One tree, without laws, of all paths of trees with the same root.
+
+    Returns:
+        The tree, and for each of the trees (N,) int64 on the host: which nodes of it theirs are.
+    """
+    tokens, parents, depths = [int(trees[0].tokens[0])], [0], [0]
+    child_of: dict[tuple[int, int], int] = {}
+    places: list[Tensor] = []
+    for tree in trees:
+        place = [0]
+        for token, parent in zip(tree.tokens.tolist()[1:], tree.parents.tolist()[1:], strict=True):
+            above = place[parent]
+            node = child_of.setdefault((above, token), len(tokens))
+            if node == len(tokens):
+                tokens.append(token)
+                parents.append(above)
+                depths.append(depths[above] + 1)
+            place.append(node)
+        places.append(torch.tensor(place))
+    whole = DraftTree(torch.tensor(tokens), torch.tensor(parents), torch.tensor(depths), torch.zeros(len(tokens)))
+    return whole, places
 
 
 @torch.inference_mode()
@@ -89,9 +116,11 @@ def expected_lengths(
         For each context what each candidate did.
     """
     shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
+    sources = [chance(shape, warper, generator) for shape in shapes]
+    draws = [1 if source is None else candidate.draws for candidate, source in zip(candidates, sources, strict=True)]
     length = prompt.shape[1] + contexts * every
     largest = max(shapes, key=lambda shape: shape.most_drafted)
-    cache = target.new_cache(length + max(shape.total_token for shape in shapes))
+    cache = target.new_cache(length + sum(n * shape.total_token for n, shape in zip(draws, shapes, strict=True)))
     head_cache = drafter.new_cache(length, largest)
     scores = target.prefill(prompt, cache)
     tokens, features = prompt[0, 1:].tolist(), scores.features
@@ -102,19 +131,29 @@ def expected_lengths(
         tokens.append(root)
         if step % every == 0:
             committed, following = head_cache.committed, torch.tensor(tokens)
-            measured = []
-            for candidate, shape in zip(candidates, shapes, strict=True):
-                head_cache.committed = committed
-                source = chance(shape, warper, generator)
+            trees: list[list[DraftTree]] = []
+            seconds: list[float] = []
+            for shape, source, count in zip(shapes, sources, draws, strict=True):
+                trees.append([])
                 clock = Clock(target.device)
-                tree = drafter.draft(features, following, root, head_cache, shape, shape.depth + 1, source)
-                seconds = clock.lap()
-                probs = warper(target.score(tree, cache, features=False).logits)
-                cache.keep(())
+                for _ in range(count):
+                    head_cache.committed = committed
+                    trees[-1].append(
+                        drafter.draft(features, following, root, head_cache, shape, shape.depth + 1, source)
+                    )
+                seconds.append(clock.lap() / count)
+            whole, places = union([tree for drawn in trees for tree in drawn])
+            probs = warper(target.score(whole, cache, features=False).logits)
+            cache.keep(())
+            place_of = iter(places)
+            measured = []
+            for candidate, drawn, spent in zip(candidates, trees, seconds, strict=True):
+                scored = [(tree, probs[next(place_of).to(probs.device)]) for tree in drawn]
                 lengths = [
-                    [expected_length(rule, tree, probs, size) for size in candidate.sizes] for rule in candidate.rules
+                    [fmean(expected_length(rule, tree, p, size) for tree, p in scored) for size in candidate.sizes]
+                    for rule in candidate.rules
                 ]
-                measured.append(Measured(lengths, seconds))
+                measured.append(Measured(lengths, spent))
             yield measured
             tokens, features = [], features[:0]
         scores = target.score(root_only(root), cache)

@@ -1,4 +1,4 @@
-"""Reading EAGLE-3 heads: every checkpoint layout, checked against the target before anything runs.
+"""Reading and writing EAGLE-3 heads: every checkpoint layout, checked against the target before anything runs.
 
 Layouts (see the READMEs of SafeAILab/EAGLE and vllm-project/speculators for the formats):
   official     ``midlayer.*`` keys, a flat Llama configuration with ``draft_vocab_size``;
@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
@@ -27,6 +27,7 @@ from eagle.model.target import Target
 
 CONFIG_NAME = "config.json"
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
+OFFICIAL, SPECULATORS = LAYOUTS = ("official", "speculators")
 FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 # Left in some checkpoints by training or by old versions of transformers; no part of the head.
 IGNORED_KEYS = frozenset({"verifier_norm.weight", "verifier_lm_head.weight", "midlayer.self_attn.rotary_emb.inv_freq"})
@@ -208,6 +209,93 @@ def load_head(path_or_id: str, target: Target) -> Eagle3Head:
     head.d2t = _d2t(d2t, t2d, config).to(target.device)
     target.feature_layers = config.feature_layers
     return head.requires_grad_(False).eval()
+
+
+def write_head(
+    head: Eagle3Head, target: Target, folder: Path, layout: str, dtype: torch.dtype, verifier: str | None = None
+) -> None:
+    """Write a head's configuration and weights, as safetensors, into an existing folder.
+
+    Args:
+        head: the head.
+        target: the model it drafts for.
+        folder: receives ``config.json`` and ``model.safetensors``.
+        layout: one of ``LAYOUTS``.
+        dtype: of the weights.
+        verifier: path or hub id of the target, which the speculators layout names.
+    """
+    config = head.config
+    layer, flags = _layer_fields(config.layer), {flag: getattr(config, flag) for flag in FLAGS}
+    name = str(dtype).removeprefix("torch.")
+    raw: dict[str, Any]
+    if layout == OFFICIAL:
+        raw = {
+            "architectures": ["LlamaForCausalLMEagle3"],
+            **layer,
+            "draft_vocab_size": config.draft_vocab_size,
+            "target_hidden_size": config.target_hidden_size,
+            "torch_dtype": name,
+            "eagle_config": {"eagle_aux_hidden_state_layer_ids": [entry - 1 for entry in config.feature_layers]},
+            **{flag: True for flag, on in flags.items() if on},
+        }
+    else:
+        raw = {
+            "architectures": ["Eagle3Speculator"],
+            "speculators_model_type": "eagle3",
+            "speculators_config": {
+                "algorithm": "eagle3",
+                "default_proposal_method": "greedy",
+                "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 5, "verifier_accept_k": 1}],
+                "verifier": {"name_or_path": verifier, "architectures": [type(target.model).__name__]},
+            },
+            "transformer_layer_config": layer,
+            "draft_vocab_size": config.draft_vocab_size,
+            "target_hidden_size": config.target_hidden_size,
+            "eagle_aux_hidden_state_layer_ids": list(config.feature_layers),
+            "tie_word_embeddings": False,
+            "torch_dtype": name,
+            **flags,
+        }
+    state = {key: tensor.to("cpu", dtype) for key, tensor in head.state_dict().items()}
+    if layout == SPECULATORS:
+        state = {key.replace("midlayer.", "layers.0.", 1): tensor for key, tensor in state.items()}
+    own = head.embedding.data_ptr() != target.embedding.data_ptr()
+    # The speculators package (0.9) takes whatever memory holds for an absent table, if that is no NaN.
+    if own or layout == SPECULATORS:
+        state["embed_tokens.weight"] = head.embedding.to("cpu", dtype)
+    if config.draft_vocab_size != target.vocab_size:
+        d2t = head.d2t.cpu()
+        state["d2t"] = d2t
+        state["t2d"] = torch.zeros(target.vocab_size, dtype=torch.bool)
+        state["t2d"][torch.arange(len(d2t)) + d2t] = True
+    (folder / CONFIG_NAME).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHT_NAMES[0])
+
+
+def _layer_fields(layer: LlamaConfig) -> dict[str, Any]:
+    """The layer's configuration in names that all readers of such heads know; RoPE as it was called before 5.0."""
+    names = (
+        "hidden_act",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "attention_bias",
+        "mlp_bias",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "vocab_size",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "tie_word_embeddings",
+    )
+    scaling = dict(layer.rope_parameters)
+    theta = scaling.pop("rope_theta")
+    fields = {"model_type": "llama", **{name: getattr(layer, name) for name in names}, "rope_theta": theta}
+    return fields if scaling.get("rope_type", "default") == "default" else fields | {"rope_scaling": scaling}
 
 
 def _official_name(key: str) -> str:

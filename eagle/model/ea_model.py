@@ -84,7 +84,7 @@ class EaModel:
         auto = total_token == AUTO_TOTAL_TOKEN
         shape = TreeShape(tune.LARGEST if auto else total_token, depth, top_k, sampling)
         base_model_path, ea_model_path = assets.resolve_pair(base_model_path, ea_model_path)
-        target = Target(_load_base(base_model_path, hf_kwargs))
+        target = Target(load_base(base_model_path, **hf_kwargs))
         head = load_head(ea_model_path, target)
         with_int8_weights(head)
         if auto:
@@ -112,12 +112,7 @@ class EaModel:
             InputError: the base model comes without one.
         """
         if self._tokenizer is None:
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self.base_model_path)
-            except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-                raise InputError(
-                    f"no tokenizer could be loaded from {self.base_model_path}: {_first_line(error)}"
-                ) from error
+            self._tokenizer = load_tokenizer(self.base_model_path)
         return self._tokenizer
 
     def eagenerate(
@@ -210,17 +205,12 @@ class EaModel:
         Raises:
             InputError: ``is_llama3`` with a tokenizer that has no ``<|eot_id|>``.
         """
-        generation = self.base_model.generation_config
-        eos = generation.eos_token_id if generation is not None else None
-        if eos is None:
-            eos = self.target.config.eos_token_id
-        ids = {eos} if isinstance(eos, int) else set(eos or ())
-        if is_llama3:
-            eot = self.get_tokenizer().get_vocab().get(EOT)
-            if eot is None:
-                raise InputError(f"is_llama3=True, but the tokenizer has no {EOT} token")
-            ids.add(eot)
-        return frozenset(ids)
+        if not is_llama3:
+            return self.target.stop_ids
+        eot = self.get_tokenizer().get_vocab().get(EOT)
+        if eot is None:
+            raise InputError(f"is_llama3=True, but the tokenizer has no {EOT} token")
+        return self.target.stop_ids | {eot}
 
     def _method(self, hsd: bool, verifier: str | None, tree: str | TreeShape | None) -> tuple[TreeShape, Rule]:
         shape, kind = (tree, tree.kind) if isinstance(tree, TreeShape) else (self.shape, tree)
@@ -291,15 +281,38 @@ def _stream(decoding: Decoding) -> Iterator[Tensor]:
         yield decoding.output_ids()
 
 
-def _load_base(path: str, hf_kwargs: dict[str, Any]) -> PreTrainedModel:
-    kwargs = dict(hf_kwargs)
-    if "torch_dtype" in kwargs:
-        kwargs["dtype"] = kwargs.pop("torch_dtype")
-    kwargs.setdefault("device_map", {"": best_device()})
+def load_base(path: str, **hf_kwargs: Any) -> PreTrainedModel:
+    """A base model in evaluation mode, by default on the best device of the machine.
+
+    Args:
+        path: local directory or hub id.
+        **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained``.
+
+    Raises:
+        InputError: it could not be loaded.
+    """
+    if "torch_dtype" in hf_kwargs:
+        hf_kwargs["dtype"] = hf_kwargs.pop("torch_dtype")
+    hf_kwargs.setdefault("device_map", {"": best_device()})
     try:
-        return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
+        return AutoModelForCausalLM.from_pretrained(path, **hf_kwargs).eval()
     except (OSError, ValueError, TypeError, ImportError, KeyError, RuntimeError) as error:
         raise InputError(f"the base model {path} could not be loaded: {_first_line(error)}") from error
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model.
+
+    Args:
+        path: local directory or hub id.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
+        raise InputError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
 
 
 def best_device() -> str:

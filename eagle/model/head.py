@@ -82,8 +82,8 @@ class Attention(nn.Module):
         # Consecutive tokens have consecutive positions, the nodes of one level of a tree share theirs.
         positions = slice(position, position + n) if seen is None else slice(position, position + 1)
         cos, sin = cache.cos[positions], cache.sin[positions]
-        q = _rotate(self.q_proj(x).view(n, self.heads, self.head_dim).transpose(0, 1), cos, sin)
-        k = _rotate(self.k_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1), cos, sin)
+        q = rotate(self.q_proj(x).view(n, self.heads, self.head_dim).transpose(0, 1), cos, sin)
+        k = rotate(self.k_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1), cos, sin)
         cache.keys[:, slot : slot + n] = k
         cache.values[:, slot : slot + n] = self.v_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1)
         keys, values = cache.keys[None, :, : slot + n], cache.values[None, :, : slot + n]
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         return self.o_proj(mixed.reshape(self.heads, n, self.head_dim).transpose(0, 1).reshape(n, -1))
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of (heads, n, head_dim) by (n or 1, head_dim) tables, the halves of a head paired."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
@@ -139,10 +139,17 @@ class MidLayer(nn.Module):
         self, embeddings: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None
     ) -> Tensor:
         """See ``Eagle3Head.forward``."""
+        x, residual = self.attention_input(embeddings, hidden)
+        return self.after_attention(residual + self.self_attn(x, cache, slot, position, seen))
+
+    def attention_input(self, embeddings: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, H) embeddings and hidden states -> (n, 2H) what attention reads, (n, H) what its output is added to."""
         normed = self.hidden_norm(hidden)
         residual = normed if self.norm_before_residual else hidden
-        x = torch.cat([self.input_layernorm(embeddings), normed], dim=-1)
-        x = residual + self.self_attn(x, cache, slot, position, seen)
+        return torch.cat([self.input_layernorm(embeddings), normed], dim=-1), residual
+
+    def after_attention(self, x: Tensor) -> Tensor:
+        """The rest of the layer; (n, H) -> (n, H)."""
         return x + self.mlp(self.post_attention_layernorm(x))
 
 

@@ -8,7 +8,7 @@ from eagle.errors import InputError
 from eagle.model.tree import CHAIN, DETERMINISTIC, HYBRID, TREES, Sampling, TreeShape
 from eagle.verification import RULES, Rule
 
-DEFAULT_SAMPLING = Sampling(threshold=0.02, rho=0.35, samples=1)
+DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2)
 CHAIN_SAMPLING = Sampling(threshold=None, rho=1.0, samples=1)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from eagle.errors import InputError
@@ -47,6 +47,9 @@ class Target:
         model: the model, in evaluation mode.
         feature_layers: entries of ``hidden_states`` (0 is the embeddings) that make up a feature; empty: none.
 
+    Attributes:
+        windows: of each attention layer its sliding window, None for full attention.
+
     Raises:
         InputError: an architecture in which a drafted tree cannot be scored in one forward.
     """
@@ -55,10 +58,10 @@ class Target:
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
         self.feature_layers = feature_layers
-        self._windows = attention_windows(model)
+        self.windows = attention_windows(model)
         if self.config._attn_implementation == "sdpa":
             model.set_attn_implementation(GROUPED_SDPA)
-        self._accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._spare: Slabs | None = None
         self._one_device = len({parameter.device for parameter in model.parameters()}) == 1
         embeddings = model.get_input_embeddings().weight
@@ -77,6 +80,11 @@ class Target:
         return getattr(self.config, "max_position_embeddings", None)
 
     @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return stop_ids(self.model.generation_config, self.config)
+
+    @property
     def embedding(self) -> Tensor:
         """(V, H), the input embedding table."""
         return self.model.get_input_embeddings().weight
@@ -86,8 +94,8 @@ class Target:
         capacity += PREFILL_STEP
         slabs, self._spare = self._spare, None
         if slabs is None or slabs.capacity < capacity:
-            slabs = Slabs(capacity, tensors=2 * len(self._windows) if self._one_device else 1)
-        return TreeCache(len(self._windows), slabs)
+            slabs = Slabs(capacity, tensors=2 * len(self.windows) if self._one_device else 1)
+        return TreeCache(len(self.windows), slabs)
 
     def recycle(self, cache: TreeCache) -> None:
         """Take the memory of a cache not used any more: allocating it anew for every text fragments the heap."""
@@ -152,13 +160,13 @@ class Target:
     ) -> Scores:
         """Logits of all tokens, or of ``only_row``, and features of all."""
         wanted = list(self.feature_layers) if features and self.feature_layers else None
-        if only_row is not None and self._accepts_logits_to_keep:
+        if only_row is not None and self.accepts_logits_to_keep:
             inputs["logits_to_keep"] = torch.tensor([only_row], device=input_ids.device)
         output = self.model(
             input_ids=input_ids, past_key_values=cache, use_cache=True, output_hidden_states=wanted, **inputs
         )
         logits = output.logits[0]
-        if only_row is not None and not self._accepts_logits_to_keep:
+        if only_row is not None and not self.accepts_logits_to_keep:
             logits = logits[only_row : only_row + 1]
         if wanted is None:
             return Scores(logits, None)
@@ -171,7 +179,7 @@ class Target:
         seen = torch.zeros(nodes, width, dtype=torch.bool)
         seen[:, :committed] = True
         seen[:, committed : committed + nodes] = tree.ancestors()
-        kinds = set(self._windows)
+        kinds = set(self.windows)
         masks = {kind: self._additive(seen, kind, tree, committed) for kind in kinds}
         if len(kinds) == 1:
             return masks.popitem()[1]
@@ -185,6 +193,14 @@ class Target:
             seen = seen & (positions[:, None] - key_positions[None] < window)
         mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
         return mask[None, None].to(self.device)
+
+
+def stop_ids(generation: GenerationConfig | None, config: PretrainedConfig) -> frozenset[int]:
+    """Tokens that end a model's texts: the eos ids of its generation config, or, where that names none, of its own."""
+    eos = generation.eos_token_id if generation is not None else None
+    if eos is None:
+        eos = config.eos_token_id
+    return frozenset({eos} if isinstance(eos, int) else eos or ())
 
 
 def attention_windows(model: PreTrainedModel) -> list[int | None]:

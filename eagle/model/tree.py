@@ -91,8 +91,9 @@ class TreeShape:
         return CHAIN if alone else HYBRID
 
     def at(self, temperature: float) -> TreeShape:
-        """The shape for text of this temperature: below 1 the threshold falls with its square and rho with it, and at
-        0, where only the most likely token can be accepted, nothing is sampled, so that the tree is EAGLE-3's."""
+        """The shape for text of this temperature: below 1 threshold and rho fall with its square (measured, see
+        docs/hsd.md), and at 0, where only the most likely token can be accepted, nothing is sampled, so that the tree
+        is EAGLE-3's."""
         if self.sampling is None or temperature >= 1.0:
             return self
         if temperature == 0.0:
@@ -100,7 +101,8 @@ class TreeShape:
         threshold = self.sampling.threshold
         if threshold is not None:
             threshold *= temperature**2
-        return replace(self, sampling=replace(self.sampling, threshold=threshold, rho=self.sampling.rho * temperature))
+        rho = self.sampling.rho * temperature**2
+        return replace(self, sampling=replace(self.sampling, threshold=threshold, rho=rho))
 
     def levels(self, room: int) -> int:
         """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""
@@ -133,7 +135,8 @@ class Laws:
 @dataclass(frozen=True)
 class DraftTree:
     """A drafted tree of N nodes. Node 0 is the root, the last committed token; parents come before their children,
-    and the children of a node, in increasing id, are in the order in which they are verified.
+    and the children of a node, in increasing id, are in the order in which they are verified. A grown tree has its
+    nodes in the order of their keys.
 
     Structure lives on the host, where the walk through the tree takes place.
 
@@ -184,26 +187,19 @@ class DraftTree:
             current = self.parents[current]
         return seen
 
-    def best(self, total_token: int) -> tuple[DraftTree, Tensor]:
-        """The tree that growth with the same draws and a smaller ``total_token`` keeps.
-
-        Returns:
-            That subtree, and (total_token,) int64 on the host: which nodes of this tree its nodes are.
-        """
-        kept = best(self.keys, total_token).cpu().sort().values
-        renumbered = torch.zeros(len(self), dtype=torch.int64)
-        renumbered[kept] = torch.arange(len(kept))
+    def best(self, total_token: int) -> DraftTree:
+        """Of a grown tree: the tree that growth with the same draws and a smaller ``total_token`` keeps, which are its
+        first nodes."""
         laws = self.laws
         if laws is not None:
-            laws = replace(laws, row_of=laws.row_of[kept], columns=laws.columns[kept])
-        subtree = DraftTree(
-            tokens=self.tokens[kept],
-            parents=renumbered[self.parents[kept]],
-            depths=self.depths[kept],
-            keys=self.keys[kept.to(self.keys.device)],
+            laws = replace(laws, row_of=laws.row_of[:total_token], columns=laws.columns[:total_token])
+        return DraftTree(
+            tokens=self.tokens[:total_token],
+            parents=self.parents[:total_token],
+            depths=self.depths[:total_token],
+            keys=self.keys[:total_token],
             laws=laws,
         )
-        return subtree, kept
 
 
 def root_only(token: int) -> DraftTree:
@@ -282,56 +278,48 @@ def grow(
 
 @dataclass(frozen=True)
 class _Family:
-    """The children of k expanded nodes, w each, in the order of verification.
+    """The children of k expanded nodes, w each: deterministic ones, best first, and behind them the samples in order.
 
-    tokens: (k, w) draft ids; keys: (k, w), -inf for a child that does not exist; nth: (k, w), ``ONE_HOT`` for a
-    deterministic child, j for the j-th sample; pool: (k, D) weights of the tokens that the first sample was drawn from;
-    drawn: (k, samples) draft ids of the samples.
+    tokens: (k, w) draft ids; keys: (k, w), -inf for a child that does not exist; pool: (k, D) weights of the tokens
+    that the first sample was drawn from; samples: how many of the w are samples.
     """
 
     tokens: Tensor
     keys: Tensor
-    nth: Tensor
-    pool: Tensor | None
-    drawn: Tensor | None
+    pool: Tensor | None = None
+    samples: int = 0
 
 
 def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chance | None) -> _Family:
     """Pick and draw the children of a frontier: (k, D) logits of what follows it, (k,) its keys."""
     q = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
     top, tokens = q.topk(min(shape.top_k, logits.shape[-1]), dim=-1)
-    keys = parent_keys[:, None] + top.log()
+    keys = parent_keys[:, None] + top.log_()
     sampling = shape.sampling
     if sampling is None:
-        return _Family(tokens, keys, torch.full_like(tokens, ONE_HOT), None, None)
+        return _Family(tokens, keys)
     # Keys are never above 0, so no threshold of 1 or less is asked of a child that does not exist.
     lowest = math.inf if sampling.threshold is None else math.log(max(sampling.threshold, sys.float_info.min))
-    picked = keys >= lowest
-    keys = keys.masked_fill(~picked, -torch.inf)
+    unpicked = keys < lowest
+    keys = keys.masked_fill(unpicked, -torch.inf)
     if not sampling.samples:
-        return _Family(tokens, keys, torch.full_like(tokens, ONE_HOT), None, None)
+        return _Family(tokens, keys)
     if chance is None:
         raise ValueError("a shape with samples needs something to draw them with")
     pool = q if chance.law is None else chance.law(logits)
-    pool.scatter_(1, tokens, pool.gather(1, tokens).masked_fill_(picked, 0.0))
-    unpicked = parent_keys[:, None] + pool.sum(-1, keepdim=True).clamp_(max=1.0).log_().to(parent_keys.dtype)
-    drawn: list[Tensor] = []
-    sample_keys: list[Tensor] = []
+    pool.scatter_(1, tokens, pool.gather(1, tokens).mul_(unpicked))
+    mass = pool.sum(-1, keepdim=True)
+    first = parent_keys[:, None] + (sampling.rho * mass.clamp(max=1.0)).log_().to(parent_keys.dtype)
+    weights, drawn, sample_keys = pool, [tokens], [keys]
     for j in range(sampling.samples):
-        weights = pool.scatter(1, torch.cat(drawn, dim=1), 0.0) if drawn else pool
-        drawn.append(chance.choose(weights)[:, None])
+        column = chance.choose(weights)[:, None]
         # Where no weight is left there is nothing to draw.
-        missing = weights.gather(1, drawn[j]) <= 0
-        sample_keys.append((unpicked + math.log(sampling.rho / 2**j)).masked_fill_(missing, -torch.inf))
-    keys, order = torch.cat([keys, *sample_keys], dim=1).sort(dim=1, descending=True, stable=True)
-    elders = torch.cat(drawn, dim=1)
-    return _Family(
-        torch.cat([tokens, elders], dim=1).gather(1, order),
-        keys,
-        (order - tokens.shape[1]).clamp_(min=ONE_HOT),
-        pool,
-        elders,
-    )
+        missing = weights.gather(1, column) <= 0
+        drawn.append(column)
+        sample_keys.append((first - j * math.log(2)).masked_fill_(missing, -torch.inf))
+        if j + 1 < sampling.samples:
+            weights = weights.scatter(1, column, 0.0)
+    return _Family(torch.cat(drawn, dim=1), torch.cat(sample_keys, dim=1), pool, sampling.samples)
 
 
 def best(keys: Tensor, count: int) -> Tensor:
@@ -342,59 +330,63 @@ def best(keys: Tensor, count: int) -> Tensor:
 def _select(
     root: int, families: list[_Family], frontiers: list[Tensor], support: Tensor, total_token: int
 ) -> DraftTree:
-    """Keep the best candidates of all levels; candidate i is numbered i + 1, the root is 0."""
+    """Keep the best candidates of all levels, best first: no key is above the parent's, and ties go to the elder, so
+    parents come before their children and siblings in the order of verification."""
     keys = torch.cat([family.keys.reshape(-1) for family in families])
     tokens = torch.cat([family.tokens.reshape(-1) for family in families])
-    nth = torch.cat([family.nth.reshape(-1) for family in families])
+    # Candidate i is numbered i + 1, the root is 0.
     parents, first = [torch.zeros_like(families[0].tokens[0])], 1
     for family, child, frontier in zip(families[:-1], families[1:], frontiers[1:], strict=True):
         parents.append((first + frontier)[:, None].expand_as(child.tokens).reshape(-1))
         first += family.tokens.numel()
-    kept = best(keys, total_token - 1).sort().values
-    kept_keys = keys[kept]
+    kept = best(keys, total_token - 1)
+    kept_keys, columns = keys[kept], tokens[kept]
     state = torch.where(kept_keys.isnan(), -1, (kept_keys > -torch.inf).long())
-    states, *facts = torch.stack(
-        [state, kept, torch.cat(parents)[kept], tokens[kept], support[tokens[kept]], nth[kept]]
-    ).tolist()
-    if -1 in states:
+    facts = torch.stack([state, kept, torch.cat(parents)[kept], columns, support[columns]]).tolist()
+    if -1 in facts[0]:
         raise InputError("the draft head's logits contain NaN; check its weights, or load the pair in a wider dtype")
-    # Where fewer candidates exist than may stay, some that do not exist were among the best.
-    exist = [place for place, exists in enumerate(states) if exists]
-    candidates, parent_ids, columns, targets, kinds = ([values[place] for place in exist] for values in facts)
+    # Where fewer candidates exist than may stay, those that do not exist come last.
+    existing = sum(facts[0])
+    candidates, parent_ids, column_ids, targets = (values[:existing] for values in facts[1:])
     node_of = {0: 0} | {candidate + 1: node for node, candidate in enumerate(candidates, start=1)}
     starts = list(itertools.accumulate((family.tokens.numel() for family in families), initial=0))
-    levels = [bisect.bisect_right(starts, candidate) - 1 for candidate in candidates]
-    if len(exist) < len(states):
-        kept_keys = kept_keys[torch.tensor(exist, device=keys.device)]
-    rows: list[tuple[int, int, int]] = []
+    depths = [bisect.bisect_right(starts, candidate) for candidate in candidates]
+    drawn: list[_Drawn] = []
     row_of = [ONE_HOT]
-    for candidate, level, kind in zip(candidates, levels, kinds, strict=True):
-        row_of.append(ONE_HOT if kind == ONE_HOT else len(rows))
-        if kind != ONE_HOT:
-            rows.append((level, (candidate - starts[level]) // families[level].tokens.shape[1], kind))
+    for candidate, depth in zip(candidates, depths, strict=True):
+        family = families[depth - 1]
+        parent, place = divmod(candidate - starts[depth - 1], family.tokens.shape[1])
+        nth = place - (family.tokens.shape[1] - family.samples)
+        row_of.append(ONE_HOT if nth < 0 else len(drawn))
+        if nth >= 0:
+            drawn.append(_Drawn(family, parent, nth))
     return DraftTree(
         tokens=torch.tensor([root, *targets]),
         parents=torch.tensor([0, *(node_of[parent] for parent in parent_ids)]),
-        depths=torch.tensor([0, *(level + 1 for level in levels)]),
-        keys=torch.cat([keys.new_zeros(1), kept_keys]),
-        laws=Laws(_law_rows(families, rows), torch.tensor(row_of), torch.tensor([ONE_HOT, *columns]), support)
-        if rows
+        depths=torch.tensor([0, *depths]),
+        keys=torch.cat([keys.new_zeros(1), kept_keys[:existing]]),
+        laws=Laws(_law_rows(drawn), torch.tensor(row_of), torch.tensor([ONE_HOT, *column_ids]), support)
+        if drawn
         else None,
     )
 
 
-def _law_rows(families: list[_Family], rows: list[tuple[int, int, int]]) -> Tensor:
-    """(R, D) laws of samples, given the level of each, which node's child it is there, and which of its samples."""
-    pools = []
-    for level, family in enumerate(families):
-        of_level = [(parent, kind) for at, parent, kind in rows if at == level]
-        if not of_level or family.pool is None or family.drawn is None:
-            continue
-        parents, number = torch.tensor(of_level, device=family.pool.device).unbind(1)
-        pool = family.pool.index_select(0, parents)
-        for j in range(family.drawn.shape[1] - 1):
-            elder = family.drawn[parents, j : j + 1]
-            pool.scatter_(1, elder, pool.gather(1, elder).masked_fill_(number[:, None] > j, 0.0))
-        pools.append(pool)
-    laws = torch.cat(pools)
+@dataclass(frozen=True)
+class _Drawn:
+    """A sampled node: the family it is in, the row of its parent there, and which of the samples it is."""
+
+    family: _Family
+    parent: int
+    nth: int
+
+
+def _law_rows(drawn: list[_Drawn]) -> Tensor:
+    """(R, D) laws of samples."""
+    pools = [node.family.pool for node in drawn if node.family.pool is not None]
+    laws = torch.stack([pool[node.parent] for pool, node in zip(pools, drawn, strict=True)])
+    for row, node in enumerate(drawn):
+        if node.nth:
+            # Those drawn before it could not be drawn again.
+            firsts = node.family.tokens[node.parent, -node.family.samples :][: node.nth]
+            laws[row].index_fill_(0, firsts, 0.0)
     return laws.div_(laws.sum(-1, keepdim=True))

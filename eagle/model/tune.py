@@ -78,7 +78,7 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
 @torch.inference_mode()
 def _forward_time(decoding: Decoding, size: int) -> float:
     """Median seconds of a target forward over ``size`` nodes behind what ``decoding`` has committed."""
-    tree, _ = decoding.tree.best(size)
+    tree = decoding.tree.best(size)
     times = []
     for _ in range(REPEATS):
         clock = Clock(decoding.target.device)

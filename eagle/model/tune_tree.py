@@ -3,8 +3,8 @@
 For random shapes of each kind the exact expected accepted length is measured in contexts of training prompts, for every
 size at once (growth with the same draws keeps for a smaller size a part of what it keeps for a larger one). With the
 time of drafting, of the target's forward over so many nodes and of verification, all measured here, it gives tokens a
-second; the better half of the shapes goes on to more contexts until one is left. ``--write`` stores the result beside
-the head's configuration, where the programs find it.
+second; the best third of the shapes goes on to twice as many further contexts, until two are left. ``--write`` stores
+the result beside the head's configuration, where the programs find it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from eagle import assets
 from eagle.errors import InputError
 from eagle.evaluation.cli import run_program
-from eagle.evaluation.loading import TREE_FILE, ModelChoice, load
+from eagle.evaluation.loading import TREE_FILE, add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.checkpoint import local_folder
 from eagle.model.clock import Clock
@@ -34,10 +34,11 @@ from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.train.prompts import read_conversations
 
 EVERY = 12
 CONTEXTS_A_PROMPT = 4
-REPEATS = 15
+REPEATS = 40
 LONGEST_PROMPT = 600
 
 
@@ -67,23 +68,22 @@ def shapes(kind: str, largest: int, deepest: int, count: int, source: random.Ran
         sampling = None
         if kind == HYBRID:
             sampling = Sampling(
-                threshold=source.choice((0.01, 0.02, 0.04, 0.08, 0.15, 0.25)),
-                rho=source.choice((0.15, 0.25, 0.35, 0.5, 0.7)),
-                samples=source.choice((1, 1, 2)),
-                draft_temperature=source.choice((1.0, 1.0, 1.2)),
+                threshold=source.choice((0.02, 0.04, 0.08, 0.15, 0.25)),
+                rho=source.choice((0.25, 0.35, 0.5, 0.7)),
+                samples=source.choice((1, 2, 3)),
             )
         found.add(TreeShape(largest, source.randint(0, deepest), source.choice((2, 3, 4, 5, 7, 10)), sampling))
     return sorted(found, key=repr)
 
 
 def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[Tensor]:
-    """Prompts through the chat template, in random order: first human turns of ShareGPT, or of a JSONL file of
-    {"prompt"}.
+    """Prompts through the chat template, in random order: first human turns of ShareGPT, or of a file.
 
     Raises:
-        InputError: a line of the file that is not that; or, when there are no more, too few prompts.
+        InputError: as ``read_conversations``; or, when there are no more, too few prompts.
     """
-    texts = _sharegpt_texts() if file is None else _jsonl_texts(file)
+    conversations = read_conversations(None if file is None else str(file))
+    texts = [conversation.turns[0] for conversation in conversations]
     random.Random(seed).shuffle(texts)  # noqa: S311  # a reproducible order, not a secret
     tokenizer = model.get_tokenizer()
     for text in texts:
@@ -94,34 +94,6 @@ def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[T
         if ids.shape[1] <= LONGEST_PROMPT:
             yield ids.to(model.device)
     raise InputError("too few prompts for the search; give more, or lower --contexts and --shapes")
-
-
-def _sharegpt_texts() -> list[str]:
-    """First human turns of the complete records of ShareGPT's file, which is cut off in the middle of one."""
-    text = assets.sharegpt().read_text(encoding="utf-8", errors="replace")
-    decoder, place = json.JSONDecoder(), text.index("{")
-    texts: list[str] = []
-    while True:
-        try:
-            record, place = decoder.raw_decode(text, place)
-        except ValueError:
-            return texts
-        turns = record.get("conversations") or [{}]
-        if turns[0].get("from") == "human" and turns[0].get("value", "").strip():
-            texts.append(turns[0]["value"].strip())
-        place = text.find("{", place)
-        if place < 0:
-            return texts
-
-
-def _jsonl_texts(file: Path) -> list[str]:
-    try:
-        texts = [json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{file} must hold lines of {{"prompt": "..."}}: {error}') from error
-    if not texts:
-        raise InputError(f"{file} holds no prompts")
-    return texts
 
 
 @torch.inference_mode()
@@ -138,7 +110,7 @@ def seconds_without_drafting(
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(REPEATS):
         for size in sizes:
-            tree, _ = decoding.tree.best(size)
+            tree = decoding.tree.best(size)
             clock = Clock(model.device)
             scores = model.target.score(tree, decoding.cache)
             decoding.verify(tree, scores.logits)
@@ -214,20 +186,17 @@ def search(
 def tune(argv: Sequence[str] | None) -> None:
     """The whole program."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parse.add_argument("--base-model-path")
-    parse.add_argument("--ea-model-path")
-    parse.add_argument("--dtype", default="auto")
-    parse.add_argument("--device")
+    add_pair_arguments(parse)
     parse.add_argument("--kind", nargs="+", choices=(DETERMINISTIC, HYBRID), default=[DETERMINISTIC, HYBRID])
-    parse.add_argument("--prompts", type=Path, help='JSONL of {"prompt"}; default: ShareGPT')
-    parse.add_argument("--shapes", type=int, default=48, help="of each kind to begin with")
-    parse.add_argument("--contexts", type=int, default=48, help="of the first stage")
+    parse.add_argument("--prompts", type=Path, help="JSON lines or a JSON array; default: ShareGPT")
+    parse.add_argument("--shapes", type=int, default=32, help="of each kind to begin with")
+    parse.add_argument("--contexts", type=int, default=150, help="of the first stage")
     parse.add_argument("--largest", type=int, help="total_token; default 17 on a CPU, 60 elsewhere")
     parse.add_argument("--deepest", type=int, help="depth; default 3 on a CPU, 7 elsewhere")
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--write", action="store_true", help=f"store the result in the head's {TREE_FILE}")
     args = parse.parse_args(argv)
-    choice = ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device)
+    choice = pair_of(args)
     model = load(choice)
     on_cpu = model.device.type == "cpu"
     largest = args.largest or (17 if on_cpu else 60)

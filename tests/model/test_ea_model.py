@@ -154,7 +154,8 @@ def rank_by_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
     def by_own_token(logits, parent_keys, shape, chance):
         grown = family(logits, parent_keys, shape, chance)
         own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown.tokens)
-        return replace(grown, keys=torch.where((grown.nth >= 0) & (grown.keys > -torch.inf), own, grown.keys))
+        drawn = torch.arange(own.shape[1]) >= own.shape[1] - grown.samples
+        return replace(grown, keys=torch.where(drawn & (grown.keys > -torch.inf), own, grown.keys))
 
     monkeypatch.setattr(tree_module, "_family", by_own_token)
 

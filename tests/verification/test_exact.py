@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagle.model import tree as tree_module
-from eagle.model.tree import Sampling, TreeShape
+from eagle.model.tree import ONE_HOT, Sampling, TreeShape
 from eagle.verification import RULES, exact
 from eagle.verification.exact import Case, Sketch, chain, grown, random_table, sketched, toy, upper_bound
 
@@ -109,7 +109,8 @@ def test_ranking_a_node_by_its_own_token_is_caught(monkeypatch: pytest.MonkeyPat
     def by_own_token(logits, parent_keys, shape, chance):
         grown_family = family(logits, parent_keys, shape, chance)
         own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown_family.tokens)
-        drawn = (grown_family.nth >= 0) & (grown_family.keys > -torch.inf)
+        drawn = torch.arange(own.shape[1]) >= own.shape[1] - grown_family.samples
+        drawn = drawn & (grown_family.keys > -torch.inf)
         return replace(grown_family, keys=torch.where(drawn, own, grown_family.keys))
 
     monkeypatch.setattr(tree_module, "_family", by_own_token)
@@ -135,19 +136,23 @@ def crowding_case() -> Case:
 def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Testing the sample first without giving it the largest key; token-wise verification does not notice."""
     assert all(result.distance < 1e-9 for result in exact.exact(crowding_case(), ON_TREES).values())
-    family = tree_module._family
+    select = tree_module._select
 
-    def sample_first(logits, parent_keys, shape, chance):
-        grown_family = family(logits, parent_keys, shape, chance)
-        order = torch.argsort((grown_family.nth < 0).long(), dim=1, stable=True)
+    def sample_first(*args):
+        tree = select(*args)
+        row_of = torch.full((len(tree),), ONE_HOT) if tree.laws is None else tree.laws.row_of
+        order = torch.tensor(sorted(range(len(tree)), key=lambda node: (tree.depths[node], row_of[node] == ONE_HOT)))
+        place = torch.argsort(order)
         return replace(
-            grown_family,
-            tokens=grown_family.tokens.gather(1, order),
-            keys=grown_family.keys.gather(1, order),
-            nth=grown_family.nth.gather(1, order),
+            tree,
+            tokens=tree.tokens[order],
+            parents=place[tree.parents[order]],
+            depths=tree.depths[order],
+            keys=tree.keys[order],
+            laws=tree.laws and replace(tree.laws, row_of=row_of[order], columns=tree.laws.columns[order]),
         )
 
-    monkeypatch.setattr(tree_module, "_family", sample_first)
+    monkeypatch.setattr(tree_module, "_select", sample_first)
     results = exact.exact(crowding_case(), ON_TREES)
     assert results["hsd"].distance > 0.003
     assert results["tokenwise"].distance < 1e-9

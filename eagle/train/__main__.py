@@ -1,0 +1,159 @@
+"""Training an EAGLE-3 head: ``python -m eagle.train {generate,vocab,fit,export,run}``.
+
+  generate  answers by the target itself
+  vocab     the draft vocabulary, from the answers
+  fit       the training
+  export    the head, in the official and the speculators layout, with a model card
+  run       all four, one after the other
+
+Every stage goes on where it was interrupted. They share a folder (--out); the merged settings are in its config.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eagle import assets
+from eagle.evaluation.cli import run_program
+from eagle.model.checkpoint import OFFICIAL, load_head
+from eagle.model.ea_model import load_base
+from eagle.model.target import Target
+from eagle.train import options
+from eagle.train.answers import ANSWERS, read_answers, training_folder
+from eagle.train.batches import split
+from eagle.train.compare import accepted_lengths
+from eagle.train.export import ExportSettings, export, folder_of
+from eagle.train.fit import FitSettings, fit
+from eagle.train.generate import GenerateSettings, generate
+from eagle.train.initial import INITIALS, new_head
+from eagle.train.vocab import VOCABULARY, DraftVocabulary, VocabSettings, build_vocabulary
+
+RUN = "run"
+CONFIG_HELP = "YAML with a mapping of settings for each stage; options come before it"
+INTERRUPTED = "interrupted; what is finished is saved, and the same command resumes"
+# Settings that all stages share, where they have them.
+SHARED = ("base_model_path", "out", "dtype", "device")
+# Minutes on two cores: few short answers, few steps.
+SMOKE: dict[str, dict[str, Any]] = {
+    "generate": {"limit": 320, "max_new_tokens": 96, "max_prompt_tokens": 160},
+    "vocab": {},
+    "fit": {"drafting_steps": 5, "epochs": 3, "every": 1000, "max_length": 256},
+    "export": {},
+}
+SMOKE_PROMPTS, SMOKE_CONTEXTS = 6, 6
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its settings, and what it does."""
+
+    settings: type[Any]
+    work: Callable[[Any], object]
+    summary: str
+
+
+STAGES = {
+    "generate": Stage(GenerateSettings, generate, "answers by the target itself"),
+    "vocab": Stage(VocabSettings, build_vocabulary, "the draft vocabulary"),
+    "fit": Stage(FitSettings, fit, "train the head"),
+    "export": Stage(ExportSettings, export, "write the trained head"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The program's arguments."""
+    parse = argparse.ArgumentParser(
+        prog="python -m eagle.train",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="Every stage goes on where it was interrupted.",
+        allow_abbrev=False,
+    )
+    commands = parse.add_subparsers(dest="stage", required=True, metavar="{" + ",".join([*STAGES, RUN]) + "}")
+    for name, stage in STAGES.items():
+        one = commands.add_parser(name, help=stage.summary, description=stage.summary, allow_abbrev=False)
+        one.add_argument("--config", type=Path, help=CONFIG_HELP)
+        options.add_options(one, stage.settings)
+    every = commands.add_parser(RUN, help="all of them", description="all stages", allow_abbrev=False)
+    every.add_argument("--config", type=Path, help=CONFIG_HELP)
+    every.add_argument(
+        "--smoke",
+        action="store_true",
+        help="few answers and steps, then a comparison with untrained heads; exit status 1 if training was in vain",
+    )
+    options.add_options(
+        every, GenerateSettings, skip=tuple(name for name in options.names(GenerateSettings) if name not in SHARED)
+    )
+    for name, stage in STAGES.items():
+        options.add_options(every.add_argument_group(name), stage.settings, prefix=f"{name}.", skip=SHARED)
+    return parse
+
+
+def train(argv: Sequence[str] | None) -> None:
+    """The whole program.
+
+    Raises:
+        InputError: anything the user can put right.
+    """
+    args = parser().parse_args(argv)
+    names = list(STAGES) if args.stage == RUN else [args.stage]
+    kinds = {name: stage.settings for name, stage in STAGES.items()}
+    read = options.read_config(args.config, kinds) if args.config else {}
+    smoke = SMOKE if args.stage == RUN and args.smoke else {}
+    merged: dict[str, Any] = {}
+    for name in names:
+        kind = kinds[name]
+        said = options.given(args, kind) | (options.given(args, kind, f"{name}.") if args.stage == RUN else {})
+        merged[name] = kind(**smoke.get(name, {}) | read.get(name, {}) | said)
+    first = merged[names[0]]
+    out = training_folder(first.out, first.base_model_path)
+    options.write_config(out / options.CONFIG, merged)
+    for name in names:
+        if len(names) > 1:
+            assets.say(f"--- {name} ---")
+        STAGES[name].work(merged[name])
+    if smoke:
+        compare_with_untrained(merged["fit"], out)
+
+
+def compare_with_untrained(settings: FitSettings, out: Path) -> None:
+    """Print what trees of 16 nodes have accepted, of the exported head and of those a training may start from.
+
+    Raises:
+        SystemExit: (status 1) the trained head is not the best with every method.
+    """
+    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    target = Target(load_base(assets.resolve_base(settings.base_model_path), dtype=dtype))
+    trained = load_head(str(folder_of(out, OFFICIAL)), target)
+    vocabulary = DraftVocabulary.load(out / VOCABULARY)
+    heads = {"trained": trained}
+    for initial in INITIALS:
+        head, _ = new_head(target, trained.config, vocabulary, initial, settings.seed)
+        heads[f"untrained, from {initial}"] = head.to(target.dtype).requires_grad_(False)
+    _, held_out = split(read_answers(out / ANSWERS), settings.max_length, settings.held_out)
+    prompts = [document.tokens[: document.start] for document in held_out[:SMOKE_PROMPTS]]
+    found = accepted_lengths(target, heads, prompts, SMOKE_CONTEXTS, temperature=1.0)
+    methods = list(found["trained"])
+    print("\nexpected accepted length on held-out prompts, T=1, trees of 16 nodes")
+    print(f"{'head':<24}" + "".join(f"{method:>10}" for method in methods))
+    for name, lengths in found.items():
+        print(f"{name:<24}" + "".join(f"{lengths[method]:>10.3f}" for method in methods))
+    others = [lengths for name, lengths in found.items() if name != "trained"]
+    if any(found["trained"][method] <= lengths[method] for lengths in others for method in methods):
+        print("the trained head does not accept more than an untrained one", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(train, argv, INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

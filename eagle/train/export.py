@@ -1,0 +1,167 @@
+"""Writing a trained head for those who use it: the official layout, and the one of vLLM's ``speculators``.
+
+    <out>/head/               official: EAGLE, SGLang, vLLM and this package
+    <out>/head-speculators/   vLLM's speculators, with its own name of the target
+
+Both hold the weights of the checkpoint that did best on the held-out answers, and the official one a model card.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from eagle import assets
+from eagle.errors import InputError
+from eagle.model.checkpoint import LAYOUTS, OFFICIAL, load_head, write_head
+from eagle.model.ea_model import load_base
+from eagle.model.target import Target
+from eagle.train import options
+from eagle.train.answers import training_folder
+from eagle.train.fit import FIT, FitSettings
+from eagle.train.generate import GenerateSettings
+from eagle.train.progress import RunFolder, read_metrics
+from eagle.train.vocab import VocabSettings
+
+HEAD = "head"
+CARD = "README.md"
+WEIGHTS = ("bfloat16", "float16", "float32")
+# What the embedded model is called on the hub.
+EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What ``export`` does; the metadata are the help texts of the program."""
+
+    base_model_path: str | None = field(
+        default=None, metadata={"help": "directory or hub id of the target; default: the embedded model"}
+    )
+    out: Path | None = field(
+        default=None, metadata={"help": "folder of the training; default: training/<name of the base model>"}
+    )
+    step: int | None = field(
+        default=None, metadata={"help": "checkpoint to export; default: the best on held-out answers"}
+    )
+    verifier: str | None = field(
+        default=None,
+        metadata={"help": "name of the target in the speculators layout; default: where it was loaded from"},
+    )
+    weights: str = field(default="bfloat16", metadata={"help": "dtype of the exported weights"})
+    licence: str = field(default="apache-2.0", metadata={"help": "of the head, for its model card"})
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise InputError(f"--weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+
+
+def folder_of(out: Path, layout: str) -> Path:
+    """Where the head of a training goes in a layout."""
+    return out / (HEAD if layout == OFFICIAL else f"{HEAD}-{layout}")
+
+
+def export(settings: ExportSettings) -> None:
+    """Write both layouts and the model card.
+
+    Raises:
+        InputError: no checkpoint, one for another target, or a folder that cannot be written to.
+    """
+    out = training_folder(settings.out, settings.base_model_path)
+    run = RunFolder(out / FIT)
+    checkpoint = run.best() if settings.step is None else run.checkpoint(settings.step)
+    if not checkpoint.is_dir():
+        kept = ", ".join(str(int(path.name.removeprefix("step-"))) for path in run.checkpoints())
+        raise InputError(f"there is no checkpoint {checkpoint}; those kept are of the steps {kept}")
+    # Only shapes and the embedding table matter of the target; weights leave the head as wide as they were trained.
+    path = assets.resolve_base(settings.base_model_path)
+    target = Target(load_base(path, dtype=torch.float32, device_map={"": "cpu"}))
+    head = load_head(str(checkpoint), target)
+    verifier = settings.verifier or settings.base_model_path or EMBEDDED_ON_HUB
+    for layout in LAYOUTS:
+        folder = folder_of(out, layout)
+        temporary = folder.with_name(f".{folder.name}")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write_head(head, target, temporary, layout, getattr(torch, settings.weights), verifier)
+            if layout == OFFICIAL:
+                card = model_card(settings, out, run, int(checkpoint.name.removeprefix("step-")), verifier)
+                (temporary / CARD).write_text(card, encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        except OSError as error:
+            raise InputError(f"cannot write {folder}: {error}") from error
+        assets.say(f"{folder}: {layout} layout of {checkpoint.name}")
+
+
+def model_card(settings: ExportSettings, out: Path, run: RunFolder, step: int, verifier: str) -> str:
+    """The text of a head's README: what it is, what it was trained on and how, and what it does on held-out answers.
+
+    Args:
+        settings: of the export.
+        out: folder of the training.
+        run: its training run.
+        step: of the exported checkpoint.
+        verifier: name of the target.
+    """
+    lines = [line for line in read_metrics(run.path) if line["step"] <= step]
+    held_out = [line for line in lines if line["kind"] == "held_out"]
+    trained = run.settings()
+    first, last = held_out[0], held_out[-1]
+    rows = "\n".join(
+        f"| {number} | {loss:.3f} | {top1:.3f} | {overlap:.3f} | {before:.3f} |"
+        for number, (loss, top1, overlap, before) in enumerate(
+            zip(last["loss"], last["top1"], last["overlap"], first["overlap"], strict=True), start=1
+        )
+    )
+    return f"""---
+license: {settings.licence}
+base_model: {verifier}
+tags: [eagle3, speculative-decoding]
+---
+
+# EAGLE-3 draft head for {verifier}
+
+Trained with `python -m eagle.train` on answers of the target itself. Official EAGLE-3 layout, {settings.weights}.
+
+| | |
+| --- | --- |
+| answers | {trained["documents"]:,} |
+| optimizer steps | {step:,} |
+| answer tokens trained on | {last["tokens"]:,} |
+| time of the steps | {last["seconds"] / 60:.0f} minutes |
+| drafting steps in training | {trained["drafting_steps"]} |
+| started from | {trained["initial"]} |
+| share of total variation in the loss | {trained["acceptance_weight"]} |
+
+## On held-out answers of the target
+
+Overlap is sum min(p, q): how often a token sampled from the head is accepted by the target at temperature 1. Along the
+held-out answers a chain of {trained["drafting_steps"]} has {last["accepted"]:.3f} tokens accepted, before training
+{first["accepted"]:.3f}.
+
+| drafting step | loss | top-1 agreement | overlap | overlap before training |
+| --- | --- | --- | --- | --- |
+{rows}
+
+## Commands
+
+```
+{_commands(out, settings)}
+```
+"""
+
+
+def _commands(out: Path, settings: ExportSettings) -> str:
+    """The command of each stage, from the settings it was run with where they are on record."""
+    file = out / options.CONFIG
+    kinds = {"generate": GenerateSettings, "vocab": VocabSettings, "fit": FitSettings, "export": ExportSettings}
+    recorded = options.read_config(file, kinds) if file.is_file() else {}
+    recorded["export"] = vars(settings)
+    # Where somebody's training lay is not part of it.
+    return "\n".join(
+        options.command(stage, kinds[stage], {**recorded[stage], "out": None}) for stage in kinds if stage in recorded
+    )

@@ -1,0 +1,167 @@
+"""What the frozen target says of a packed batch: features everywhere, and its law of each answer token.
+
+One forward of the stock model. Its attention runs document by document, as a ``transformers`` attention kernel: the
+documents of a batch do not see each other, nothing is padded, and no mask over the whole batch is ever made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from eagle.errors import InputError
+from eagle.model.target import Target, attention_windows
+from eagle.train.batches import Batch
+
+PACKED = "packed_documents"
+# Rows of logits turned into probabilities at a time: in float32 they take 16 times what they do on the way in and out.
+CHUNK = 64
+NOT_IN_DRAFT = -1
+# What some architectures ask of a kernel, and this one does not do.
+REFUSED = {"softcap": "caps its attention scores", "s_aux": "has attention sinks", "position_bias": "biases positions"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the target says of a batch of n tokens and R rows.
+
+    Attributes:
+        features: (n, k * H), the chosen hidden states side by side, in the target's dtype.
+        law: (R, D) float32 (float64 for a float64 target), probabilities of the draft vocabulary's tokens, in its
+            order, as the token a row predicts at step 0; the rest of a row's mass is outside the draft vocabulary.
+        favourite: (R,) int64, draft id of the most likely token; ``NOT_IN_DRAFT`` where it is none.
+    """
+
+    features: Tensor
+    law: Tensor
+    favourite: Tensor
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each document; (1, heads, n, d) queries over (1, kv heads, n, d), gives (1, n, heads, d).
+
+    Args:
+        module: the attention layer, not looked at.
+        query: of all documents, end to end.
+        key: likewise.
+        value: likewise.
+        attention_mask: (1, 1, 1, 1 + documents) int64: the layer's window, 0 for none, and the documents' lengths.
+        scaling: of the scores.
+        **kwargs: what else the architecture asks for.
+
+    Raises:
+        InputError: it asks for something else than scaled dot products, see ``REFUSED``.
+    """
+    for name, what in REFUSED.items():
+        if kwargs.get(name) is not None:
+            raise InputError(f"the model {what} ({name})")
+    window, *lengths = attention_mask.flatten().tolist()
+    grouped = query.shape[1] != key.shape[1]
+    mixed = []
+    for q, k, v in zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True):
+        seen = None
+        if window and q.shape[2] > window:
+            whole = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device)
+            seen = whole.tril() & whole.triu(1 - window)
+        mixed.append(
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=seen, is_causal=seen is None, scale=scaling, enable_gqa=grouped
+            )
+        )
+    return torch.cat(mixed, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+
+
+class Reader:
+    """Reads batches with a frozen target. From now on its model takes packed batches only.
+
+    Args:
+        target: the model, its ``feature_layers`` set.
+        vocabulary: (D,) int64, the target ids of the draft vocabulary.
+
+    Attributes:
+        obstacle: why documents are read one at a time; None: they are read together.
+    """
+
+    def __init__(self, target: Target, vocabulary: Tensor) -> None:
+        self.target, self.vocabulary = target, vocabulary.to(target.device)
+        self._windows = set(attention_windows(target.model))
+        self.obstacle: str | None = None
+        kernel = target.config._attn_implementation
+        target.model.set_attn_implementation(PACKED)
+        token = torch.zeros(1, dtype=torch.int64, device=target.device)
+        try:
+            self._forward(token, token, (1,), token)
+        except InputError as error:
+            self.obstacle = str(error)
+            target.model.set_attn_implementation(kernel)
+
+    @torch.no_grad()
+    def read(self, batch: Batch) -> Reading:
+        """Features and laws of a batch on the target's device."""
+        predicting = batch.rows + 1
+        if self.obstacle is None:
+            features, logits = self._forward(batch.tokens, batch.positions, batch.lengths, predicting)
+            return Reading(features, *self._law(logits))
+        pieces, laws = [], []
+        for (begin, end), rows in zip(batch.bounds, predicting.split(batch.counts), strict=True):
+            piece, logits = self._forward(batch.tokens[begin:end], batch.positions[begin:end], None, rows - begin)
+            pieces.append(piece)
+            laws.append(self._law(logits))
+        return Reading(torch.cat(pieces), *(torch.cat(parts) for parts in zip(*laws, strict=True)))
+
+    @torch.no_grad()
+    def _forward(
+        self, tokens: Tensor, positions: Tensor, lengths: tuple[int, ...] | None, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(n, k * H) features, and (len(rows), V) logits of the tokens after ``rows``; no lengths: one document."""
+        inputs: dict[str, Any] = {}
+        if lengths is not None:
+            # Host integers, so that no layer waits for a device.
+            masks = {window: torch.tensor([window or 0, *lengths])[None, None, None] for window in self._windows}
+            inputs["attention_mask"] = (
+                next(iter(masks.values()))
+                if len(masks) == 1
+                else {"full_attention" if window is None else "sliding_attention": masks[window] for window in masks}
+            )
+        layers = list(self.target.feature_layers)
+        keep = self.target.accepts_logits_to_keep
+        if keep:
+            inputs["logits_to_keep"] = rows
+        output = self.target.model(
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            use_cache=False,
+            output_hidden_states=layers,
+            **inputs,
+        )
+        logits = output.logits[0] if keep else output.logits[0, rows]
+        return torch.cat([output.hidden_states[entry][0] for entry in layers], dim=-1), logits
+
+    def _law(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, V) logits -> (R, D) probabilities in the draft vocabulary, (R,) favourites."""
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        law = torch.empty(len(logits), len(self.vocabulary), dtype=wide, device=logits.device)
+        favourite = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+        for begin in range(0, len(logits), CHUNK):
+            chunk = slice(begin, begin + CHUNK)
+            probs = logits[chunk].softmax(-1, dtype=wide)
+            torch.index_select(probs, 1, self.vocabulary, out=law[chunk])
+            best, place = law[chunk].max(-1)
+            favourite[chunk] = place.where(best == probs.amax(-1), NOT_IN_DRAFT)
+        return law, favourite

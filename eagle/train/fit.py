@@ -1,0 +1,448 @@
+"""Training a head on answers of its target: Hugging Face Accelerate, one command for a CPU, a GPU or many.
+
+A step takes packed batches, lets the frozen target read them, unrolls the head and follows the gradient. Everything is
+decided by the settings, the answers and the number of processes: a run that was interrupted goes on from its last
+checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from eagle import assets
+from eagle.errors import InputError
+from eagle.evaluation.loading import existing_device
+from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
+from eagle.model.ea_model import load_base
+from eagle.model.head import Eagle3Head
+from eagle.model.target import Target
+from eagle.train.answers import ANSWERS, read_answers, training_folder
+from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
+from eagle.train.curves import draw_curves
+from eagle.train.features import Reader, Reading
+from eagle.train.initial import TARGET, new_head, shape_for
+from eagle.train.losses import judge
+from eagle.train.progress import OPTIMIZER, Progress, RunFolder, read_metrics
+from eagle.train.steps import unroll
+from eagle.train.vocab import VOCABULARY, DraftVocabulary
+
+FIT = "fit"
+BETAS = (0.9, 0.95)
+PRECISIONS = ("bf16", "no")
+TENSORBOARD = "tensorboard"
+# Settings that count something.
+COUNTS = (
+    *("drafting_steps", "max_length", "batch_tokens", "accumulation"),
+    *("epochs", "steps", "tokens", "held_out_most", "every"),
+)
+# Settings that say where things are and how often one looks, and do not shape the weights.
+SHAPELESS = ("out", "device")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What ``fit`` does; the metadata are the help texts of the program."""
+
+    base_model_path: str | None = field(
+        default=None, metadata={"help": "directory or hub id of the target; default: the embedded model"}
+    )
+    out: Path | None = field(
+        default=None, metadata={"help": "folder of the training; default: training/<name of the base model>"}
+    )
+    dtype: str = field(default="auto", metadata={"help": "of the target's weights; auto is the checkpoint's own"})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, mps; default: the best there is"})
+    initial: str = field(default=TARGET, metadata={"help": "weights to start from: target (its last layer) or random"})
+    feature_layers: tuple[int, ...] | None = field(
+        default=None,
+        metadata={"help": "hidden states of the target that the head reads, 0 are the embeddings"},
+    )
+    norm_before_residual: bool = field(default=False, metadata={"help": "the residual is the normalised hidden state"})
+    norm_before_fc: bool = field(default=False, metadata={"help": "one norm over the whole feature"})
+    fc_norm: bool = field(default=False, metadata={"help": "a norm over each hidden state of a feature"})
+    norm_output: bool = field(default=False, metadata={"help": "the next drafting step gets the normalised output"})
+    drafting_steps: int = field(default=7, metadata={"help": "of the training-time test"})
+    decay: float = field(default=0.8, metadata={"help": "weight of a drafting step's loss, relative to the one before"})
+    acceptance_weight: float = field(
+        default=0.0, metadata={"help": "share of total variation (1 - acceptance) in the loss; 0 is cross-entropy"}
+    )
+    max_length: int = field(default=1024, metadata={"help": "tokens of prompt and answer; the rest is cut off"})
+    batch_tokens: int = field(default=2048, metadata={"help": "of a batch, prompts included"})
+    accumulation: int = field(default=1, metadata={"help": "batches of an optimizer step, on each process"})
+    epochs: int = field(default=1, metadata={"help": "passes over the answers"})
+    steps: int | None = field(default=None, metadata={"help": "optimizer steps at most"})
+    tokens: int | None = field(default=None, metadata={"help": "answer tokens at most, over all epochs"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "at its peak"})
+    warmup: float = field(default=0.03, metadata={"help": "share of the steps in which the learning rate rises"})
+    weight_decay: float = field(default=0.01, metadata={"help": "of matrices; norms have none"})
+    clipping: float = field(default=0.5, metadata={"help": "largest norm of a gradient"})
+    mixed_precision: str = field(default="bf16", metadata={"help": f"one of {', '.join(PRECISIONS)}"})
+    held_out: float = field(default=0.02, metadata={"help": "share of the prompts that is not trained on"})
+    held_out_most: int = field(default=100, metadata={"help": "held-out answers that an evaluation looks at, at most"})
+    every: int = field(default=200, metadata={"help": "steps between evaluations, each with a checkpoint"})
+    seed: int = field(default=0, metadata={"help": "of the order of the answers, and of random weights"})
+
+    def __post_init__(self) -> None:
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+        for name in ("decay", "acceptance_weight", "warmup", "held_out"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(self, name)}")
+        for name in ("learning_rate", "clipping"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(self, name)}")
+        if self.max_length > self.batch_tokens:
+            raise InputError(f"--max-length {self.max_length} does not fit into --batch-tokens {self.batch_tokens}")
+        if self.mixed_precision not in PRECISIONS:
+            raise InputError(f"--mixed-precision must be one of {', '.join(PRECISIONS)}, not {self.mixed_precision!r}")
+        if self.norm_before_fc and self.fc_norm:
+            raise InputError("--norm-before-fc and --fc-norm exclude each other")
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of a step, counted from 0: a linear rise, then half a cosine down to 0."""
+        rising = max(1, round(self.warmup * total))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+    def shaping(self, documents: Sequence[Document], vocabulary: DraftVocabulary, processes: int) -> dict[str, Any]:
+        """What decides the weights, in the types of YAML."""
+        shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS}
+        shown["base_model_path"] = self.base_model_path or assets.DEFAULT_PAIR
+        shown["feature_layers"] = list(self.feature_layers) if self.feature_layers else None
+        told = hashlib.sha256(repr([(document.tokens, document.start) for document in documents]).encode())
+        known = hashlib.sha256(vocabulary.d2t.numpy().tobytes())
+        digests = {"answers_sha256": told.hexdigest(), "vocabulary_sha256": known.hexdigest()}
+        return shown | digests | {"documents": len(documents), "processes": processes}
+
+
+class Trainee(nn.Module):
+    """What is trained, as one module: drafting steps of a batch and their losses.
+
+    Args:
+        head: the head.
+        settings: of the run.
+    """
+
+    def __init__(self, head: Eagle3Head, settings: FitSettings) -> None:
+        super().__init__()
+        self.head, self.settings = head, settings
+
+    def forward(self, batch: Batch, reading: Reading, counts: list[int]) -> tuple[Tensor, Tensor]:
+        """Loss and sums of a batch.
+
+        Args:
+            batch: R rows.
+            reading: what the target says of it.
+            counts: what the loss of each drafting step is divided by: its rows in the whole optimizer step.
+
+        Returns:
+            The loss, (); and (5, drafting steps) float64 sums over rows, see ``Tally``.
+        """
+        narrow = self.settings.mixed_precision == "bf16"
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=narrow):
+            return self._forward(batch, reading, counts)
+
+    def _forward(self, batch: Batch, reading: Reading, counts: list[int]) -> tuple[Tensor, Tensor]:
+        settings = self.settings
+        outputs = unroll(self.head, batch, reading.features, settings.drafting_steps)
+        # A row drafts as far as its document has tokens.
+        reaching = [(batch.rows + 2 + k <= batch.ends).nonzero()[:, 0] for k in range(len(outputs))]
+        sizes = [len(rows) for rows in reaching]
+        weights = [settings.decay**k / max(1, count) for k, count in enumerate(counts)]
+        judged = judge(
+            torch.cat([output[rows] for output, rows in zip(outputs, reaching, strict=True)]),
+            self.head.lm_head.weight,
+            reading,
+            torch.cat([rows + k for k, rows in enumerate(reaching)]),
+            torch.cat([reading.law.new_full((size,), w) for size, w in zip(sizes, weights, strict=True)]),
+            settings.acceptance_weight,
+        )
+        wide = torch.float64 if judged.losses.device.type != "mps" else torch.float32
+        losses, hits, overlaps = (
+            torch.stack([part.sum() for part in values.to(wide).split(sizes)])
+            for values in (judged.losses, judged.hits, judged.overlaps)
+        )
+        chains = torch.zeros(len(outputs), len(batch.rows), dtype=wide, device=losses.device)
+        for k, (rows, part) in enumerate(zip(reaching, judged.overlaps.to(wide).split(sizes), strict=True)):
+            chains[k, rows] = part
+        lengths = chains.cumprod(0).sum(-1)
+        return judged.total, torch.stack([losses, hits, overlaps, lengths, losses.new_tensor(sizes)])
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Means over rows, for each drafting step.
+
+    Attributes:
+        loss: of the kind that is trained.
+        top1: how often the most likely token is the target's.
+        overlap: sum min(p, q), how often a sampled token is accepted.
+        accepted: expected accepted length of a chain along the answers: the sum over the steps of the mean product of
+            overlaps up to each.
+    """
+
+    loss: list[float]
+    top1: list[float]
+    overlap: list[float]
+    accepted: float
+
+    @classmethod
+    def of(cls, sums: Tensor) -> Tally:
+        """From (5, drafting steps) sums of losses, hits, overlaps and products of overlaps, and numbers of rows."""
+        loss, hits, overlaps, lengths = (sums[:4] / sums[4].clamp(min=1)).tolist()
+        return cls(loss, hits, overlaps, sum(lengths))
+
+
+def fit(settings: FitSettings) -> None:
+    """Train, or go on training, until the budget is spent.
+
+    Raises:
+        InputError: anything about the settings, the files or the model that does not fit.
+    """
+    folder = training_folder(settings.out, settings.base_model_path)
+    vocabulary = DraftVocabulary.load(folder / VOCABULARY)
+    training, held_out = split(read_answers(folder / ANSWERS), settings.max_length, settings.held_out)
+    accelerator = _accelerator(settings)
+    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    target = Target(
+        load_base(assets.resolve_base(settings.base_model_path), dtype=dtype, device_map={"": accelerator.device})
+    )
+    shape = shape_for(
+        target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}
+    )
+    head, left_random = new_head(target, shape, vocabulary, settings.initial, settings.seed)
+    run = Run(settings, RunFolder(folder / FIT), accelerator, target, head, training, held_out, vocabulary)
+    if accelerator.is_main_process:
+        run.describe(left_random)
+    run.train()
+
+
+def _accelerator(settings: FitSettings) -> Accelerator:
+    device = existing_device(settings.device)
+    if ":" in device:
+        raise InputError(f"--device {device}: name a kind of device, and choose among GPUs with CUDA_VISIBLE_DEVICES")
+    # Precision is the trainee's own business: Accelerate's is one for all trainings of a process.
+    return Accelerator(cpu=device == "cpu")
+
+
+class Run:
+    """A training run in progress.
+
+    Args:
+        settings: of the run.
+        folder: where it writes.
+        accelerator: of this process.
+        target: the frozen target.
+        head: to be trained.
+        training: documents to train on.
+        held_out: documents to evaluate on.
+        vocabulary: of the head.
+
+    Raises:
+        InputError: the folder holds a run of other settings.
+    """
+
+    def __init__(
+        self,
+        settings: FitSettings,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        target: Target,
+        head: Eagle3Head,
+        training: list[Document],
+        held_out: list[Document],
+        vocabulary: DraftVocabulary,
+    ) -> None:
+        self.settings, self.folder, self.accelerator = settings, folder, accelerator
+        self.target, self.head, self.training = target, head, training
+        self.held_out = held_out[: settings.held_out_most]
+        self.reader = Reader(target, vocabulary.target_ids)
+        self.group = settings.accumulation * accelerator.num_processes
+        self.steps = self._budgeted(plan(training, settings.batch_tokens, self.group, settings.epochs, settings.seed))
+        self.trainee = Trainee(head, settings)
+        matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
+        norms = [parameter for parameter in head.parameters() if parameter.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": norms, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=BETAS,
+            fused=True,
+        )
+        # Every process looks before the main one writes.
+        found = folder.progress()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            folder.begin(settings.shaping(training + held_out, vocabulary, accelerator.num_processes))
+        accelerator.wait_for_everyone()
+        if found is not None:
+            self._load(folder.checkpoint(found.step), optimizer)
+        self.resumed, self.progress = found is not None, found or Progress()
+        self.wrapped, self.optimizer = accelerator.prepare(self.trainee, optimizer)
+
+    def describe(self, left_random: Sequence[str]) -> None:
+        """Say on standard error what is about to happen."""
+        if left_random:
+            assets.say(f"the target has nothing to start these from, so they are random: {', '.join(left_random)}")
+        if self.reader.obstacle is not None:
+            assets.say(f"the target reads documents one at a time: {self.reader.obstacle}")
+        if self.resumed:
+            assets.say(f"{self.folder.path}: going on after step {self.progress.step}")
+        tokens = sum(self._counts(step)[0] for step in self.steps)
+        parameters = sum(parameter.numel() for parameter in self.head.parameters())
+        assets.say(
+            f"{parameters / 1e6:.1f} M parameters; {len(self.training):,} answers, {len(self.held_out)} held out; "
+            f"{len(self.steps):,} steps, {tokens:,} answer tokens"
+        )
+
+    def train(self) -> None:
+        """Take the steps that are left."""
+        total, progress = len(self.steps), self.progress
+        with self._board() as board, self._bar(progress.step, total) as bar:
+            if not self.resumed:
+                progress = self._checkpoint(progress, board)
+            for step in range(progress.step, total):
+                began = time.perf_counter()
+                line = self._step(step, total)
+                seconds = progress.seconds + time.perf_counter() - began
+                counts = self._counts(self.steps[step])
+                progress = replace(progress, step=step + 1, tokens=progress.tokens + counts[0], seconds=seconds)
+                speed = counts[0] / (time.perf_counter() - began)
+                self._log("train", progress, line | {"tokens_per_second": round(speed, 1)}, board)
+                bar.set_postfix({"tok/s": f"{speed:.0f}", "accepted": f"{line['accepted']:.2f}"})
+                bar.update()
+                if progress.step % self.settings.every == 0 or progress.step == total:
+                    progress = self._checkpoint(progress, board)
+        self.progress = progress
+        if self.accelerator.is_main_process:
+            assets.say(
+                f"{self.folder.path}: best on held-out answers after step {progress.best_step}, "
+                f"{progress.best_accepted:.3f} accepted along a chain of {self.settings.drafting_steps}"
+            )
+
+    def _budgeted(self, steps: list[list[list[int]]]) -> list[list[list[int]]]:
+        steps = steps[: self.settings.steps]
+        if self.settings.tokens is None:
+            return steps
+        kept, tokens = 0, 0
+        while kept < len(steps) and tokens < self.settings.tokens:
+            tokens += self._counts(steps[kept])[0]
+            kept += 1
+        return steps[:kept]
+
+    def _counts(self, step: list[list[int]]) -> list[int]:
+        """Rows of an optimizer step that reach each drafting step."""
+        documents = [self.training[index] for batch in step for index in batch]
+        return [sum(document.rows_at(k) for document in documents) for k in range(self.settings.drafting_steps)]
+
+    def _step(self, step: int, total: int) -> dict[str, Any]:
+        """One optimizer step; what to log of it."""
+        rate = self.settings.rate(step, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        counts = self._counts(self.steps[step])
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        mine = self.steps[step][process::processes]
+        sums = torch.zeros(())
+        for number, indices in enumerate(mine, start=1):
+            batch = batch_of([self.training[index] for index in indices]).to(self.accelerator.device)
+            reading = self.reader.read(batch)
+            last = number == len(mine)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                loss, of_batch = self.wrapped(batch, reading, counts)
+                # Processes average their gradients; the losses are shares of one mean over all of them.
+                self.accelerator.backward(loss * processes)
+            sums = of_batch if number == 1 else sums + of_batch
+        norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clipping)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+            **asdict(Tally.of(self.accelerator.reduce(sums).cpu())),
+        }
+
+    @torch.no_grad()
+    def _evaluate(self) -> Tally:
+        """The head on the held-out answers."""
+        device, processes = self.accelerator.device, self.accelerator.num_processes
+        batches = pack(self.held_out, self.settings.batch_tokens, None)
+        sums = torch.zeros(5, self.settings.drafting_steps, dtype=torch.float64)
+        for indices in batches[self.accelerator.process_index :: processes]:
+            batch = batch_of([self.held_out[index] for index in indices]).to(device)
+            reading = self.reader.read(batch)
+            sums += self.trainee(batch, reading, [1] * self.settings.drafting_steps)[1].cpu()
+        return Tally.of(self.accelerator.reduce(sums.to(device)).cpu())
+
+    def _checkpoint(self, progress: Progress, board: Any) -> Progress:
+        """Evaluate, log, save."""
+        tally = self._evaluate()
+        if tally.accepted > progress.best_accepted:
+            progress = replace(progress, best_step=progress.step, best_accepted=tally.accepted)
+        self._log("held_out", progress, asdict(tally), board)
+        if self.accelerator.is_main_process:
+            self.folder.save(
+                progress,
+                self.optimizer.state_dict(),
+                lambda path: write_head(self.head, self.target, path, OFFICIAL, self.head.fc.weight.dtype),
+            )
+            draw_curves(read_metrics(self.folder.path), self.folder.path / "curves.png")
+        self.accelerator.wait_for_everyone()
+        return progress
+
+    def _load(self, checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+        try:
+            state = load_file(checkpoint / WEIGHT_NAMES[0])
+            self.head.load_state_dict({key: state[key] for key in self.head.state_dict()})
+            optimizer.load_state_dict(
+                torch.load(checkpoint / OPTIMIZER, map_location=self.accelerator.device, weights_only=True)
+            )
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"cannot go on from {checkpoint}: {reason}; remove it, to use an older one") from error
+
+    def _log(self, kind: str, progress: Progress, values: dict[str, Any], board: Any) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        place = {"kind": kind, "step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 2)}
+        self.folder.log(place | values)
+        if board is None:
+            return
+        for name, value in values.items():
+            numbered = value if isinstance(value, list) else [value]
+            for number, each in enumerate(numbered, start=1):
+                tag = f"{kind}/{name}/{number}" if isinstance(value, list) else f"{kind}/{name}"
+                board.add_scalar(tag, each, progress.step)
+
+    @contextlib.contextmanager
+    def _board(self) -> Iterator[Any]:
+        """TensorBoard's writer; None where it is not installed, or on other processes than the main one."""
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            assets.say("without TensorBoard curves: pip install tensorboard")
+            yield None
+            return
+        with SummaryWriter(str(self.folder.path / TENSORBOARD), purge_step=self.progress.step + 1) as writer:
+            yield writer
+
+    def _bar(self, done: int, total: int) -> tqdm[Any]:
+        quiet = not self.accelerator.is_main_process
+        return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1, disable=quiet)

@@ -1,0 +1,110 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eagle.errors import InputError
+from eagle.model.checkpoint import load_head
+from eagle.model.target import Target
+from eagle.train.answers import ANSWERS
+from eagle.train.fit import FIT, FitSettings, fit
+from eagle.train.progress import RunFolder, read_metrics
+from eagle.train.vocab import VOCABULARY, DraftVocabulary
+from tests.tiny import VOCAB, stock_model
+from tests.train.fitting import ready, some_answers, write_answers
+
+
+def weights(settings: FitSettings) -> dict[str, torch.Tensor]:
+    return load_file(RunFolder(settings.out / FIT).checkpoints()[-1] / "model.safetensors")
+
+
+def comparable(settings: FitSettings) -> list[dict]:
+    """The metrics without what a clock decides."""
+    lines = read_metrics(settings.out / FIT)
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+def test_training_raises_the_overlap_with_a_target_worth_predicting(tmp_path: Path) -> None:
+    settings = replace(ready(tmp_path, answers=200), epochs=12, every=1000, learning_rate=1e-2)
+    fit(settings)
+    first, *_, last = [line for line in read_metrics(settings.out / FIT) if line["kind"] == "held_out"]
+    assert last["loss"][0] < first["loss"][0]
+    assert last["accepted"] > 1.1 * first["accepted"]
+    assert len(last["overlap"]) == len(last["top1"]) == settings.drafting_steps
+    assert (settings.out / FIT / "curves.png").stat().st_size > 1000
+    # Any program here can load a checkpoint.
+    target = Target(stock_model(Path(str(settings.base_model_path))))
+    load_head(str(RunFolder(settings.out / FIT).best()), target)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(accumulation: int, tmp_path: Path) -> None:
+    whole = replace(ready(tmp_path), accumulation=accumulation, epochs=6, every=2)
+    fit(whole)
+    killed = replace(whole, out=tmp_path / "killed")
+    write_answers(killed.out / ANSWERS, some_answers(40))
+    (killed.out / VOCABULARY).write_bytes((whole.out / VOCABULARY).read_bytes())
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(killed).items()}
+    program = (
+        "import json, sys; from pathlib import Path; from eagle.train.fit import FitSettings, fit; "
+        "given = json.loads(sys.argv[1]); fit(FitSettings(**given | {'out': Path(given['out'])}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, json.dumps(given)], stderr=subprocess.DEVNULL)
+    folder = RunFolder(killed.out / FIT)
+    deadline = time.monotonic() + 300
+    while len(folder.checkpoints()) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert folder.checkpoints()
+    fit(killed)
+    assert comparable(killed) == comparable(whole)
+    expected = weights(whole)
+    for name, tensor in weights(killed).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_accumulated_batches_and_one_large_one_make_the_same_step(tmp_path: Path) -> None:
+    one = replace(ready(tmp_path), batch_tokens=10_000, epochs=1, every=1000)
+    fit(one)
+    many = replace(one, batch_tokens=64, accumulation=9, out=tmp_path / "many")
+    write_answers(many.out / ANSWERS, some_answers(40))
+    (many.out / VOCABULARY).write_bytes((one.out / VOCABULARY).read_bytes())
+    fit(many)
+    lines = [read_metrics(settings.out / FIT) for settings in (one, many)]
+    steps = [[line for line in some if line["kind"] == "train"] for some in lines]
+    assert len(steps[0]) == len(steps[1]) == 1
+    assert steps[0][0]["tokens"] == pytest.approx(steps[1][0]["tokens"], abs=10)
+
+
+def test_a_run_with_other_settings_or_answers_is_refused(tmp_path: Path) -> None:
+    settings = replace(ready(tmp_path), steps=2)
+    fit(settings)
+    with pytest.raises(InputError, match=r"was begun with learning_rate=0.001, this run has 0.01"):
+        fit(replace(settings, learning_rate=0.01))
+    write_answers(settings.out / ANSWERS, some_answers(41))
+    with pytest.raises(InputError, match=r"was begun with answers_sha256=.* choose another --out"):
+        fit(settings)
+
+
+def test_what_cannot_be_trained_on_is_an_error(tmp_path: Path) -> None:
+    settings = ready(tmp_path)
+    with pytest.raises(InputError, match="--max-length 100 does not fit into --batch-tokens 64"):
+        replace(settings, max_length=100)
+    DraftVocabulary.of(torch.arange(VOCAB + 1), VOCAB + 1).save(settings.out / VOCABULARY)
+    with pytest.raises(InputError, match=f"the draft vocabulary has {VOCAB + 1} tokens, more than the target's"):
+        fit(settings)
+    (settings.out / VOCABULARY).unlink()
+    with pytest.raises(InputError, match=r"make it with: python -m eagle\.train vocab"):
+        fit(settings)
+    for answers in (settings.out / ANSWERS).iterdir():
+        answers.unlink()
+    with pytest.raises(InputError, match="holds no answers; make some with"):
+        fit(replace(settings))

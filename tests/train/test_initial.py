@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from eagle.errors import InputError
+from eagle.model.target import Target
+from eagle.train.initial import new_head, shape_for
+from eagle.train.vocab import DraftVocabulary
+from tests.tiny import HIDDEN, LAYERS, VOCAB, make_base, stock_model
+
+VOCABULARY = DraftVocabulary.of(torch.tensor([0, 2, 3, 6]), VOCAB)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mixtral", "gemma3_text", "gpt_neox"])
+def test_a_head_starts_from_what_its_target_has(architecture: str, tmp_path: Path) -> None:
+    target = Target(stock_model(make_base(architecture, tmp_path)))
+    head, left = new_head(target, shape_for(target, 4, None, {}), VOCABULARY, "target", seed=0)
+    last = target.model.base_model.layers[-1] if architecture != "gpt_neox" else None
+    if architecture in ("llama", "qwen3", "gemma3_text"):
+        assert not left
+        query = head.midlayer.self_attn.q_proj.weight
+        torch.testing.assert_close(query[:, HIDDEN:], last.self_attn.q_proj.weight.detach())
+        assert not query[:, :HIDDEN].any()
+        hidden = torch.randn(3, HIDDEN, dtype=torch.float64)
+        # Also where a model stores the scale of its norms in another way.
+        torch.testing.assert_close(head.norm(hidden), target.model.base_model.norm(hidden), rtol=1e-4, atol=1e-4)
+    elif architecture == "mixtral":
+        assert left == ["gate_proj", "up_proj", "down_proj"]
+    else:
+        assert "q_proj" in left
+    output = target.model.get_output_embeddings().weight.detach()
+    torch.testing.assert_close(head.lm_head.weight.detach(), output[VOCABULARY.target_ids])
+    assert target.feature_layers == (2, LAYERS // 2, LAYERS - 3)
+
+
+def test_random_heads_follow_the_seed(tmp_path: Path) -> None:
+    target = Target(stock_model(make_base("llama", tmp_path)))
+    heads = [new_head(target, shape_for(target, 4, None, {}), VOCABULARY, "random", seed)[0] for seed in (0, 0, 1)]
+    assert torch.equal(heads[0].fc.weight, heads[1].fc.weight)
+    assert not torch.equal(heads[0].fc.weight, heads[2].fc.weight)
+
+
+def test_what_does_not_fit_the_target_is_an_error(tmp_path: Path) -> None:
+    target = Target(stock_model(make_base("llama", tmp_path)))
+    with pytest.raises(InputError, match=rf"feature_layers \[1, 9\] do not fit this target.*0 .* to {LAYERS}"):
+        shape_for(target, 4, (1, 9), {})
+    with pytest.raises(InputError, match=f"the draft vocabulary has 99 tokens, more than the target's {VOCAB}"):
+        shape_for(target, 99, None, {})
+    with pytest.raises(InputError, match="initial must be one of target, random, not 'zero'"):
+        new_head(target, shape_for(target, 4, None, {}), VOCABULARY, "zero", 0)

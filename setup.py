@@ -27,7 +27,7 @@ setup(
         # What FastChat's judge imports beyond what FastChat itself installs.
         "judge": ["openai<1", "anthropic", "psutil>=6"],
         "8bit": ["bitsandbytes>=0.45"],
-        "train": ["tensorboard>=2.18", "datasets>=3", "pyyaml>=6"],
+        "train": ["tensorboard>=2.18", "datasets>=3"],
         "dev": [
             "ruff==0.17.6",
             "mypy==2.4.1",

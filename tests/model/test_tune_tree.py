@@ -11,7 +11,8 @@ import torch
 from benchmarks import acceptance as benchmark
 from eagle.evaluation.loading import ModelChoice, tuned_tree
 from eagle.model import tune_tree
-from eagle.model.acceptance import Candidate, expected_lengths
+from eagle.model.acceptance import Candidate, expected_lengths, union
+from eagle.model.drafter import chance
 from eagle.model.ea_model import EaModel
 from eagle.model.sampling import Warper
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
@@ -52,6 +53,29 @@ def test_expected_lengths_are_what_generations_accept(llama: EaModel) -> None:
         assert all(0 <= length <= 3 for lengths in hybrid.lengths for length in lengths)
     joint, tokenwise = (sum(hybrid.lengths[rule][1] for _, hybrid in contexts) for rule in (1, 0))
     assert joint > tokenwise
+
+
+def test_trees_scored_as_one_are_scored_as_before(llama: EaModel) -> None:
+    """Each tree's rows of the union are what the tree alone would be told."""
+    prompt = torch.randint(8, (1, 6), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    shape = TreeShape(9, 2, 3, Sampling(0.2, 0.5, 2))
+    target, drafter = llama.target, llama.drafter
+    with torch.inference_mode():
+        cache, head_cache = target.new_cache(60), drafter.new_cache(20, shape)
+        features = target.prefill(prompt, cache).features
+        following = torch.cat([prompt[0, 1:], torch.tensor([3])])
+        trees = []
+        for _ in range(5):
+            head_cache.committed = 0
+            source = chance(shape, Warper(1.0), generator)
+            trees.append(drafter.draft(features, following, 3, head_cache, shape, 3, source))
+        whole, places = union(trees)
+        assert max(map(len, trees)) < len(whole) < sum(map(len, trees))
+        together = target.score(whole, cache).logits
+        for tree, place in zip(trees, places, strict=True):
+            cache.keep(())
+            torch.testing.assert_close(target.score(tree, cache).logits, together[place])
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
 
 from eagle.errors import InputError
-
-BLOCK = 64
 
 
 class Warper:
@@ -142,8 +139,7 @@ def draw(weights: Tensor, uniform: float) -> Tensor:
 
 
 def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
-    """Draw a column in each row with probability proportional to its weight, by inversion: first a block of columns by
-    the blocks' sums, then a column of the block, which spares running sums over the vocabulary.
+    """Draw a column in each row with probability proportional to its weight, by inversion.
 
     Args:
         weights: (k, D) non-negative, not necessarily normalised.
@@ -152,14 +148,8 @@ def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
     Returns:
         (k,) int64; a column of weight zero only in rows that have no other.
     """
-    blocks = functional.pad(weights, (0, -weights.shape[-1] % BLOCK)).view(len(weights), -1, BLOCK)
-    sums = blocks.sum(-1)
-    upto = sums.cumsum(-1)
-    # A point that rounds to a total lies behind the last token of positive weight.
+    cumulative = weights.cumsum(-1)
+    # A point that rounds to the total lies behind the last token.
     below = 1.0 - 4 * torch.finfo(weights.dtype).eps
-    point = points[:, None].clamp(max=below) * upto[:, -1:]
-    block = torch.searchsorted(upto, point, right=True).clamp_(max=sums.shape[-1] - 1)
-    cumulative = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1)
-    rest = point - (upto.gather(1, block) - sums.gather(1, block))
-    column = torch.searchsorted(cumulative, rest.clamp(min=0.0).minimum(below * cumulative[:, -1:]), right=True)
-    return (block * BLOCK + column)[:, 0].clamp_(max=weights.shape[-1] - 1)
+    drawn = torch.searchsorted(cumulative, points[:, None].clamp(max=below) * cumulative[:, -1:], right=True)
+    return drawn[:, 0].clamp_(max=weights.shape[-1] - 1)

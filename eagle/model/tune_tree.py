@@ -3,7 +3,7 @@
 For random shapes of each kind the exact expected accepted length is measured in contexts of training prompts, for every
 size at once (growth with the same draws keeps for a smaller size a part of what it keeps for a larger one). With the
 time of drafting, of the target's forward over so many nodes and of verification, all measured here, it gives tokens a
-second; the best third of the shapes goes on to twice as many further contexts, until two are left. ``--write`` stores
+second; the best third of the shapes goes on to twice as many further contexts, until few are left. ``--write`` stores
 the result beside the head's configuration, where the programs find it.
 """
 
@@ -40,6 +40,8 @@ EVERY = 12
 CONTEXTS_A_PROMPT = 4
 REPEATS = 40
 LONGEST_PROMPT = 600
+# So few shapes are not worth telling apart: the search ends with a stage of at most this many.
+FINALISTS = 12
 
 
 @dataclass
@@ -172,9 +174,9 @@ def search(
             print(
                 f"  {speeds[size]:.2f} tokens/s: {size} nodes, depth {shape.depth}, top {shape.top_k}, {shape.sampling}"
             )
-        if len(trials) <= 2:
+        if len(trials) <= FINALISTS:
             break
-        trials, contexts = trials[: max(2, len(trials) // 3)], 2 * contexts
+        trials, contexts = trials[: len(trials) // 3], 2 * contexts
     best = trials[0]
     speeds = best.speeds(rest)
     size = max(speeds, key=speeds.__getitem__)

@@ -215,8 +215,8 @@ def fit(settings: FitSettings) -> None:
         InputError: anything about the settings, the files or the model that does not fit.
     """
     folder = training_folder(settings.out, settings.base_model_path)
-    vocabulary = DraftVocabulary.load(folder / VOCABULARY)
     training, held_out = split(read_answers(folder / ANSWERS), settings.max_length, settings.held_out)
+    vocabulary = DraftVocabulary.load(folder / VOCABULARY)
     accelerator = _accelerator(settings)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     target = Target(

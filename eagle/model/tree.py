@@ -313,10 +313,10 @@ def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chanc
     weights, drawn, sample_keys = pool, [tokens], [keys]
     for j in range(sampling.samples):
         column = chance.choose(weights)[:, None]
-        # Where no weight is left there is nothing to draw.
-        missing = weights.gather(1, column) <= 0
         drawn.append(column)
-        sample_keys.append((first - j * math.log(2)).masked_fill_(missing, -torch.inf))
+        # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
+        key = (first - j * math.log(2)).masked_fill_(weights.gather(1, column) <= 0, -torch.inf) if j else first
+        sample_keys.append(key)
         if j + 1 < sampling.samples:
             weights = weights.scatter(1, column, 0.0)
     return _Family(torch.cat(drawn, dim=1), torch.cat(sample_keys, dim=1), pool, sampling.samples)

@@ -186,13 +186,14 @@ class Siblings:
             (V,) weights of positive sum. Where nothing is left, the rejections were rounding (an event of probability
             about 1e-7), and the target law itself is what remains to draw from.
         """
-        probs = self.target_probs[node].to(self.wide)
-        weights = r * probs
+        probs = self.target_probs[node]
+        weights = r.to(probs.dtype) * probs
         row = self.row.get(node)
         if row is None:
             return torch.where(r > 0, weights, probs)
         for j in range(self._samples[row]):
-            weights.index_add_(0, self._support, -reached[j] * self._rows[self._law_rows[row, j]].to(self.wide))
+            law = self._rows[self._law_rows[row, j]].to(probs.dtype)
+            weights.index_add_(0, self._support, law * -reached[j])
         weights.clamp_(min=0.0).index_fill_(
             0, torch.tensor(self._rejected[row], dtype=torch.int64).to(self.device), 0.0
         )

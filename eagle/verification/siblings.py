@@ -76,17 +76,24 @@ class Siblings:
         self._look_up([(parent, children) for _, _, parent, children in families], drawn)
 
     def _look_up(self, families: list[tuple[int, list[int]]], drawn: list[bool]) -> None:
-        """Fetch every probability that is needed, all rows at once."""
+        """Fetch every probability that is needed, all rows at once; where it stands is reckoned on the host."""
         tree, probs, nobody = self.tree, self.target_probs, len(self.tree)
+        tokens, vocabulary = tree.tokens.tolist(), probs.shape[1]
         width = max((len(children) for _, children in families), default=0)
-        tokens = tree.tokens.tolist()
         self._rejected = [[tokens[child] for child in children if not drawn[child]] for _, children in families]
-        facts = [_facts(children, tokens, drawn, width, nobody) for _, children in families]
-        table = torch.tensor(facts, dtype=torch.int64).view(len(families), 5, width).to(self.device)
-        self.children, child_tokens, self._phase, picked, possible = table.unbind(1)
-        self.parents = torch.tensor([parent for parent, _ in families], dtype=torch.int64).to(self.device)
-        self._picked = picked.to(self.wide)
-        self._p = probs[self.parents[:, None], child_tokens].to(self.wide) * possible
+        facts: list[list[int]] = []
+        for parent, children in families:
+            phases, possible = _facts(children, tokens, drawn)
+            places = [parent * vocabulary + tokens[child] for child in children]
+            picked = [int(not drawn[child]) for child in children]
+            facts.append([parent, *_padded(children, width, nobody)])
+            for values in (phases, picked, possible, places):
+                facts[-1] += _padded(values, width)
+        table = torch.tensor(facts, dtype=torch.int64).view(len(families), 1 + 5 * width).to(self.device)
+        self.parents = table[:, 0]
+        self.children, self._phase, picked_, possible_, places_ = table[:, 1:].unflatten(1, (5, width)).unbind(1)
+        self._picked = picked_.to(self.wide)
+        self._p = probs.take(places_).to(self.wide) * possible_
         self._own_q = torch.ones_like(self._p)
         if tree.laws is not None and any(self._samples):
             self._look_up_laws(tree.laws, families, drawn, width)
@@ -94,33 +101,30 @@ class Siblings:
     def _look_up_laws(self, laws: Laws, families: list[tuple[int, list[int]]], drawn: list[bool], width: int) -> None:
         """The same for the laws."""
         row_of, columns, most = laws.row_of.tolist(), laws.columns.tolist(), max(self._samples)
-        places = [[place for place, child in enumerate(children) if drawn[child]] for _, children in families]
-        law_rows = [
-            [row_of[children[place]] for place in sampled]
-            for (_, children), sampled in zip(families, places, strict=True)
-        ]
-        of_samples = torch.tensor(
-            [[_padded(rows, most), _padded(sampled, most)] for rows, sampled in zip(law_rows, places, strict=True)]
-        )
-        of_children = torch.tensor(
-            [
-                [
-                    _padded([max(row_of[child], 0) for child in children], width),
-                    _padded([max(columns[child], 0) for child in children], width),
-                    _padded([int(columns[child] >= 0) for child in children], width),
-                ]
-                for _, children in families
-            ]
-        )
-        self._law_rows, self._places = of_samples.to(self.device).unbind(1)
-        own, columns_, inside = of_children.to(self.device).unbind(1)
+        size = laws.rows.shape[1]
+        facts: list[list[int]] = []
+        for _, children in families:
+            sampled = [place for place, child in enumerate(children) if drawn[child]]
+            law_rows = _padded([row_of[children[place]] for place in sampled], most)
+            facts.append([*law_rows, *_padded(sampled, most)])
+            facts[-1] += _padded([int(columns[child] >= 0) for child in children], width)
+            # What the child's own law, and each law of the family, says of it.
+            known = [max(columns[child], 0) for child in children]
+            own = [max(row_of[child], 0) * size + column for child, column in zip(children, known, strict=True)]
+            facts[-1] += _padded(own, width)
+            for law_row in law_rows:
+                facts[-1] += _padded([law_row * size + column for column in known], width)
+        table = torch.tensor(facts, dtype=torch.int64).to(self.device)
+        self._law_rows, self._places = table[:, :most], table[:, most : 2 * most]
+        inside, places = table[:, 2 * most : 2 * most + width], table[:, 2 * most + width :]
         self._rows, self._support = laws.rows.to(self.device), laws.support.to(self.device)
-        # (n, s, w): what each law of a family says of each of its children.
-        self._q = self._rows[self._law_rows[:, :, None], columns_[:, None, :]].to(self.wide) * inside[:, None]
-        self._own_q = torch.where(self._picked > 0, 1.0, self._rows[own, columns_].to(self.wide))
-        sampled_rows = [row for row, count in enumerate(self._samples) if count]
-        parents = self.parents[torch.tensor(sampled_rows).to(self.device)]
-        self._inside = self.target_probs[parents[:, None], self._support]
+        q = self._rows.take(places).to(self.wide).unflatten(1, (1 + most, width))
+        self._own_q = torch.where(self._picked > 0, 1.0, q[:, 0])
+        self._q = q[:, 1:] * inside[:, None]
+        # Parents with samples only; a group's are its first rows.
+        with_samples = [row for row, count in enumerate(self._samples) if count]
+        # Columns first: on a CPU indexing both at once takes four times as long.
+        self._inside = self.target_probs.index_select(1, self._support)[self.parents[with_samples]]
         self._outside = (1.0 - self._inside.sum(-1, keepdim=True).to(self.wide)).clamp_(min=0.0)
         self._inside_row = list(itertools.accumulate((int(count > 0) for count in self._samples), initial=0))
 
@@ -200,9 +204,9 @@ class Siblings:
         return torch.where(weights.sum() > 0, weights, probs)
 
 
-def _facts(children: list[int], tokens: list[int], drawn: list[bool], width: int, nobody: int) -> list[list[int]]:
-    """Of each child in order: its id, its token, how many drawn elders it has, whether it was picked, and whether its
-    token can still be accepted, which it cannot behind an elder that was picked for the same one."""
+def _facts(children: list[int], tokens: list[int], drawn: list[bool]) -> tuple[list[int], list[int]]:
+    """Of each child in order: how many drawn elders it has, and whether its token can still be accepted, which it
+    cannot behind an elder that was picked for the same one."""
     phase, gone = 0, set()
     phases, possible = [], []
     for child in children:
@@ -212,11 +216,7 @@ def _facts(children: list[int], tokens: list[int], drawn: list[bool], width: int
             phase += 1
         else:
             gone.add(tokens[child])
-    picked = [int(not drawn[child]) for child in children]
-    return [
-        _padded(children, width, nobody),
-        *(_padded(values, width) for values in ([tokens[child] for child in children], phases, picked, possible)),
-    ]
+    return phases, possible
 
 
 def _padded(values: list[int], width: int, fill: int = 0) -> list[int]:

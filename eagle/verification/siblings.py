@@ -123,8 +123,8 @@ class Siblings:
         self._q = q[:, 1:] * inside[:, None]
         # Parents with samples only; a group's are its first rows.
         with_samples = [row for row, count in enumerate(self._samples) if count]
-        # Columns first: on a CPU indexing both at once takes four times as long.
-        self._inside = self.target_probs.index_select(1, self._support)[self.parents[with_samples]]
+        starts = self.parents[with_samples, None] * self.target_probs.shape[1]
+        self._inside = self.target_probs.take(starts + self._support)
         self._outside = (1.0 - self._inside.sum(-1, keepdim=True).to(self.wide)).clamp_(min=0.0)
         self._inside_row = list(itertools.accumulate((int(count > 0) for count in self._samples), initial=0))
 

@@ -196,7 +196,7 @@ def stages(model: EaModel, shape: TreeShape, context: int, repeats: int, tempera
 @torch.inference_mode()
 def level_of_ten(model: EaModel, context: int, repeats: int) -> tuple[float, float]:
     """Median seconds of one more draft level of 10 nodes, the difference of trees of 3 and 2 expansions, without
-    sampled children and with one a node."""
+    sampled children and with the default ones."""
     head, device, warper = model.ea_layer, model.device, Warper(1.0)
     generator = torch.Generator().manual_seed(0)
     drafter = Drafter(head)

@@ -198,8 +198,7 @@ def tune(argv: Sequence[str] | None) -> None:
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--write", action="store_true", help=f"store the result in the head's {TREE_FILE}")
     args = parse.parse_args(argv)
-    choice = pair_of(args)
-    model = load(choice)
+    model = load(pair_of(args))
     on_cpu = model.device.type == "cpu"
     largest = args.largest or (17 if on_cpu else 60)
     deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)

@@ -18,21 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eagle import assets
 from eagle.evaluation.cli import run_program
 from eagle.model.checkpoint import OFFICIAL, load_head
 from eagle.model.ea_model import load_base
 from eagle.model.target import Target
 from eagle.train import options
-from eagle.train.answers import ANSWERS, read_answers, training_folder
+from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import split
 from eagle.train.compare import accepted_lengths
 from eagle.train.export import ExportSettings, export, folder_of
 from eagle.train.fit import FitSettings, fit
 from eagle.train.generate import GenerateSettings, generate
 from eagle.train.initial import INITIALS, new_head
+from eagle.train.settings import CONFIG
 from eagle.train.vocab import VOCABULARY, DraftVocabulary, VocabSettings, build_vocabulary
 
 RUN = "run"
@@ -111,9 +110,8 @@ def train(argv: Sequence[str] | None) -> None:
         kind = kinds[name]
         said = options.given(args, kind) | (options.given(args, kind, f"{name}.") if args.stage == RUN else {})
         merged[name] = kind(**smoke.get(name, {}) | read.get(name, {}) | said)
-    first = merged[names[0]]
-    out = training_folder(first.out, first.base_model_path)
-    options.write_config(out / options.CONFIG, merged)
+    out = merged[names[0]].folder
+    options.write_config(out / CONFIG, merged)
     for name in names:
         if len(names) > 1:
             assets.say(f"--- {name} ---")
@@ -128,8 +126,7 @@ def compare_with_untrained(settings: FitSettings, out: Path) -> None:
     Raises:
         SystemExit: (status 1) the trained head is not the best with every method.
     """
-    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    target = Target(load_base(assets.resolve_base(settings.base_model_path), dtype=dtype))
+    target = Target(load_base(assets.resolve_base(settings.base_model_path), dtype=settings.torch_dtype))
     trained = load_head(str(folder_of(out, OFFICIAL)), target)
     vocabulary = DraftVocabulary.load(out / VOCABULARY)
     heads = {"trained": trained}

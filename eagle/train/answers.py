@@ -17,10 +17,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from eagle import assets
 from eagle.errors import InputError
+from eagle.train.settings import CONFIG, refuse_other_settings
 
-CONFIG = "config.yaml"
 ANSWERS = "answers"
 
 
@@ -41,11 +40,6 @@ class Answer:
     answer: list[int]
     temperature: float
     finished: bool
-
-
-def training_folder(out: Path | None, base_model_path: str | None) -> Path:
-    """Where the stages of a training put their outputs: ``out``, or ``training/<name of the base model>``."""
-    return out or Path("training") / Path(base_model_path or assets.DEFAULT_PAIR).name
 
 
 def read_answers(folder: Path) -> list[Answer]:
@@ -201,9 +195,4 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
         raise InputError(
             f"{folder} has answers, but their settings {CONFIG} cannot be read ({error}); choose another --out"
         ) from error
-    for name in settings | recorded:
-        if recorded.get(name) != settings.get(name):
-            raise InputError(
-                f"{folder} was made with {name}={recorded.get(name)!r}, this run has {settings.get(name)!r}; "
-                "choose another --out, or move the answers away"
-            )
+    refuse_other_settings(folder, recorded, settings, "choose another --out, or move the answers away")

@@ -20,10 +20,10 @@ from eagle.model.checkpoint import LAYOUTS, OFFICIAL, load_head, write_head
 from eagle.model.ea_model import load_base
 from eagle.model.target import Target
 from eagle.train import options
-from eagle.train.answers import training_folder
 from eagle.train.fit import FIT, FitSettings
 from eagle.train.generate import GenerateSettings
 from eagle.train.progress import RunFolder, read_metrics
+from eagle.train.settings import CONFIG, StageSettings
 from eagle.train.vocab import VocabSettings
 
 HEAD = "head"
@@ -34,15 +34,9 @@ EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True)
-class ExportSettings:
+class ExportSettings(StageSettings):
     """What ``export`` does; the metadata are the help texts of the program."""
 
-    base_model_path: str | None = field(
-        default=None, metadata={"help": "directory or hub id of the target; default: the embedded model"}
-    )
-    out: Path | None = field(
-        default=None, metadata={"help": "folder of the training; default: training/<name of the base model>"}
-    )
     step: int | None = field(
         default=None, metadata={"help": "checkpoint to export; default: the best on held-out answers"}
     )
@@ -69,7 +63,7 @@ def export(settings: ExportSettings) -> None:
     Raises:
         InputError: no checkpoint, one for another target, or a folder that cannot be written to.
     """
-    out = training_folder(settings.out, settings.base_model_path)
+    out = settings.folder
     run = RunFolder(out / FIT)
     checkpoint = run.best() if settings.step is None else run.checkpoint(settings.step)
     if not checkpoint.is_dir():
@@ -157,7 +151,7 @@ held-out answers a chain of {trained["drafting_steps"]} has {last["accepted"]:.3
 
 def _commands(out: Path, settings: ExportSettings) -> str:
     """The command of each stage, from the settings it was run with where they are on record."""
-    file = out / options.CONFIG
+    file = out / CONFIG
     kinds = {"generate": GenerateSettings, "vocab": VocabSettings, "fit": FitSettings, "export": ExportSettings}
     recorded = options.read_config(file, kinds) if file.is_file() else {}
     recorded["export"] = vars(settings)

@@ -29,13 +29,14 @@ from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
 from eagle.model.ea_model import load_base
 from eagle.model.head import Eagle3Head
 from eagle.model.target import Target
-from eagle.train.answers import ANSWERS, read_answers, training_folder
+from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
 from eagle.train.curves import draw_curves
 from eagle.train.features import Reader, Reading
 from eagle.train.initial import TARGET, new_head, shape_for
 from eagle.train.losses import judge
 from eagle.train.progress import OPTIMIZER, Progress, RunFolder, read_metrics
+from eagle.train.settings import ComputingSettings
 from eagle.train.steps import unroll
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
 
@@ -53,17 +54,9 @@ SHAPELESS = ("out", "device")
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitSettings(ComputingSettings):
     """What ``fit`` does; the metadata are the help texts of the program."""
 
-    base_model_path: str | None = field(
-        default=None, metadata={"help": "directory or hub id of the target; default: the embedded model"}
-    )
-    out: Path | None = field(
-        default=None, metadata={"help": "folder of the training; default: training/<name of the base model>"}
-    )
-    dtype: str = field(default="auto", metadata={"help": "of the target's weights; auto is the checkpoint's own"})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, mps; default: the best there is"})
     initial: str = field(default=TARGET, metadata={"help": "weights to start from: target (its last layer) or random"})
     feature_layers: tuple[int, ...] | None = field(
         default=None,
@@ -95,6 +88,7 @@ class FitSettings:
     seed: int = field(default=0, metadata={"help": "of the order of the answers, and of random weights"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -214,13 +208,16 @@ def fit(settings: FitSettings) -> None:
     Raises:
         InputError: anything about the settings, the files or the model that does not fit.
     """
-    folder = training_folder(settings.out, settings.base_model_path)
+    folder = settings.folder
     training, held_out = split(read_answers(folder / ANSWERS), settings.max_length, settings.held_out)
     vocabulary = DraftVocabulary.load(folder / VOCABULARY)
     accelerator = _accelerator(settings)
-    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     target = Target(
-        load_base(assets.resolve_base(settings.base_model_path), dtype=dtype, device_map={"": accelerator.device})
+        load_base(
+            assets.resolve_base(settings.base_model_path),
+            dtype=settings.torch_dtype,
+            device_map={"": accelerator.device},
+        )
     )
     shape = shape_for(
         target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}

@@ -12,10 +12,8 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -25,9 +23,10 @@ from eagle.evaluation.loading import existing_device
 from eagle.model.ea_model import load_base, load_tokenizer
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
-from eagle.train.answers import ANSWERS, Answer, training_folder, writing
+from eagle.train.answers import ANSWERS, Answer, writing
 from eagle.train.decode import Batch, Request, Text, decode
 from eagle.train.prompts import Excluded, Message, benchmark_texts, read_conversations, select_prompts
+from eagle.train.settings import ComputingSettings
 
 # Prompts are sorted by length within so many batches, so that texts decoded together are of similar length.
 SORTED_BATCHES = 16
@@ -35,17 +34,9 @@ ENCODED_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class GenerateSettings:
+class GenerateSettings(ComputingSettings):
     """What ``generate`` does; the metadata are the help texts of the program."""
 
-    base_model_path: str | None = field(
-        default=None, metadata={"help": "directory or hub id of the target; default: the embedded model"}
-    )
-    out: Path | None = field(
-        default=None, metadata={"help": "folder of the training; default: training/<name of the base model>"}
-    )
-    dtype: str = field(default="auto", metadata={"help": "of the weights; auto is the checkpoint's own"})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, mps; default: the best there is"})
     prompts: str | None = field(
         default=None,
         metadata={
@@ -71,6 +62,7 @@ class GenerateSettings:
     shard_size: int = field(default=1000, metadata={"help": "answers in a file"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("limit", "tokens", "max_new_tokens", "max_prompt_tokens", "batch_size", "shard_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -119,9 +111,8 @@ def generate(settings: GenerateSettings) -> None:
     tokenizer = load_tokenizer(path)
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {path} has no chat template; use a chat model")
-    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    target = Target(load_base(path, dtype=dtype, device_map={"": device}))
-    folder = training_folder(settings.out, settings.base_model_path) / ANSWERS
+    target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": device}))
+    folder = settings.folder / ANSWERS
     described = settings.shaping(str(target.dtype).removeprefix("torch."))
     with writing(folder, described, settings.shard_size) as writer:
         prompts = select_prompts(

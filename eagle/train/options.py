@@ -18,8 +18,6 @@ import yaml
 
 from eagle.errors import InputError
 
-CONFIG = "config.yaml"
-
 
 def add_options(
     parse: argparse._ActionsContainer, kind: type[Any], prefix: str = "", skip: tuple[str, ...] = ()

@@ -18,10 +18,10 @@ import torch
 import yaml
 
 from eagle.errors import InputError
+from eagle.train.settings import CONFIG, refuse_other_settings
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
-CONFIG = "config.yaml"
 OPTIMIZER = "optimizer.pt"
 PROGRESS = "progress.json"
 KEPT = 2
@@ -130,12 +130,9 @@ class RunFolder:
                 self.metrics.unlink(missing_ok=True)
                 return None
             recorded = self.settings()
-            for name in settings | recorded:
-                if recorded.get(name) != settings.get(name):
-                    raise InputError(
-                        f"{self.path} was begun with {name}={recorded.get(name)!r}, this run has "
-                        f"{settings.get(name)!r}; choose another --out, or remove that folder to start anew"
-                    )
+            refuse_other_settings(
+                self.path, recorded, settings, "choose another --out, or remove that folder to start anew"
+            )
             kept = [line for line in read_metrics(self.path) if line["step"] <= progress.step]
             _replace(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         except OSError as error:

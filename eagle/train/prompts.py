@@ -98,7 +98,10 @@ def _lines(file: Path) -> Records:
 
 def _array(file: Path, cut_off: bool) -> Records:
     """The records of one JSON array; of one that is cut off, those that are complete."""
-    text = file.read_text(encoding="utf-8", errors="replace" if cut_off else "strict")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace" if cut_off else "strict")
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read the prompts {file}: {error}") from error
     decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 0
     while True:
         place = _skip(text, place)

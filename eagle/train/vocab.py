@@ -19,7 +19,8 @@ from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 from eagle import assets
 from eagle.errors import InputError
 from eagle.model.target import stop_ids
-from eagle.train.answers import ANSWERS, read_answers, training_folder
+from eagle.train.answers import ANSWERS, read_answers
+from eagle.train.settings import StageSettings
 
 VOCABULARY = "vocab.safetensors"
 # The size that published heads have, for targets with at least so many tokens; of smaller ones a share.
@@ -27,15 +28,9 @@ LARGE, SIZE_FOR_LARGE, SHARE = 100_000, 32_000, 6
 
 
 @dataclass(frozen=True)
-class VocabSettings:
+class VocabSettings(StageSettings):
     """What ``build_vocabulary`` does; the metadata are the help texts of the program."""
 
-    base_model_path: str | None = field(
-        default=None, metadata={"help": "directory or hub id of the target; default: the embedded model"}
-    )
-    out: Path | None = field(
-        default=None, metadata={"help": "folder of the training; default: training/<name of the base model>"}
-    )
     size: int | None = field(
         default=None,
         metadata={
@@ -155,7 +150,7 @@ def build_vocabulary(settings: VocabSettings) -> DraftVocabulary:
     Raises:
         InputError: anything about the settings, the answers or the target that does not fit.
     """
-    out = training_folder(settings.out, settings.base_model_path)
+    out = settings.folder
     size, ends = _target_facts(assets.resolve_base(settings.base_model_path))
     answers = read_answers(out / ANSWERS)
     counts = count_tokens((answer.answer for answer in answers), size)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from eagle.errors import InputError
-from eagle.train.answers import Answer, read_answers, training_folder, writing
+from eagle.train.answers import Answer, read_answers, writing
+from eagle.train.settings import StageSettings
 
 SETTINGS: dict[str, Any] = {"base_model": "m", "seed": 0, "temperatures": [1.0, 0.0]}
 
@@ -48,7 +49,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_by_name_and_value(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    with pytest.raises(InputError, match="made with seed=0, this run has 7"):
+    with pytest.raises(InputError, match="begun with seed=0, this run has 7"):
         write(tmp_path, 2, settings=SETTINGS | {"seed": 7})
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(InputError, match=r"config\.yaml cannot be read"):
@@ -122,6 +123,6 @@ def test_nothing_to_learn_from_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_named_after_the_base_model() -> None:
-    assert training_folder(None, None) == Path("training/smollm2-135m")
-    assert training_folder(None, "meta-llama/Llama-3.1-8B-Instruct") == Path("training/Llama-3.1-8B-Instruct")
-    assert training_folder(Path("x"), "y") == Path("x")
+    assert StageSettings().folder == Path("training/smollm2-135m")
+    assert StageSettings("meta-llama/Llama-3.1-8B-Instruct").folder == Path("training/Llama-3.1-8B-Instruct")
+    assert StageSettings("y", Path("x")).folder == Path("x")

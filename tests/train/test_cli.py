@@ -69,3 +69,9 @@ def test_all_stages_run_in_one_folder_and_again_without_doing_anything_twice(
     assert main(arguments) == 0
     assert (out / FIT / "metrics.jsonl").read_bytes() == metrics
     assert "going on after step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["generate", "fit"])
+def test_an_unknown_dtype_is_one_line(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([stage, "--out", str(tmp_path), "--dtype", "float12"]) == 2
+    assert "--dtype must be one of auto, float32" in capsys.readouterr().err

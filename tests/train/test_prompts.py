@@ -143,3 +143,10 @@ def test_a_planted_benchmark_question_is_found(tmp_path: Path) -> None:
 def test_sharegpt_has_so_many_complete_records(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(read_conversations(None)) > 10_000
     assert "ShareGPT: 17,671 complete records" in capsys.readouterr().err
+
+
+def test_an_array_that_is_no_utf8_is_explained(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_bytes(b"[" + b" " * 5000 + b'{"prompt": "caf\xe9"}]')
+    with pytest.raises(InputError, match=r"cannot read the prompts .*prompts\.json"):
+        read_conversations(str(file))

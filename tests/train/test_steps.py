@@ -43,10 +43,9 @@ def drafted(head: Eagle3Head, tokens: torch.Tensor, features: torch.Tensor, entr
     return torch.cat(rows)
 
 
-@pytest.mark.parametrize("flags", product((False, True), repeat=4), ids=str)
+# No format has both norms before fc.
+@pytest.mark.parametrize("flags", [f for f in product((False, True), repeat=4) if not (f[1] and f[2])], ids=str)
 def test_training_steps_are_what_the_head_does_when_it_drafts(flags: tuple[bool, ...], tmp_path: Path) -> None:
-    if flags[1] and flags[2]:
-        pytest.skip("no format has both norms before fc")
     head = make_head(tmp_path, dict(zip(FLAGS, flags, strict=True)))
     documents = packed()
     batch = batch_of(documents)

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from benchmarks.decode import prompts
 from eagle.errors import InputError
-from eagle.evaluation.cli import run_program
 from eagle.evaluation.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.ea_model import EaModel
 from eagle.model.method import CHAIN_SAMPLING, DEFAULT_SAMPLING
 from eagle.model.sampling import Warper
 from eagle.model.tree import CHAIN, DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.program import run_program
 from eagle.verification import RULES
 
 RULE_NAMES = ("tokenwise", "hsd")

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from eagle import assets
-from eagle.evaluation.cli import run_program
 from eagle.evaluation.loading import add_pair_arguments, load, pair_of
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
@@ -31,6 +30,7 @@ from eagle.model.ea_model import EaModel
 from eagle.model.method import DEFAULT_SAMPLING
 from eagle.model.sampling import Warper
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape, root_only
+from eagle.program import run_program
 from eagle.verification import RULES
 
 RESAMPLES = 2000

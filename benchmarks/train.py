@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from eagle import assets
-from eagle.evaluation.cli import run_program
 from eagle.evaluation.loading import existing_device
 from eagle.model.clock import Clock
 from eagle.model.ea_model import load_base, load_tokenizer
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
+from eagle.program import run_program
 from eagle.train.batches import Document, batch_of, pack
 from eagle.train.decode import Batch, Request, decode
 from eagle.train.features import Reader

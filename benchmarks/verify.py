@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from eagle.evaluation.cli import run_program
 from eagle.model.clock import Clock
 from eagle.model.ea_model import best_device
 from eagle.model.sampling import Warper, draw_rows
 from eagle.model.tree import Chance, DraftTree, Sampling, TreeShape, grow
+from eagle.program import run_program
 from eagle.verification import RULES
 from tests.verification import oracle
 

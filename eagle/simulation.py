@@ -26,9 +26,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eagle.errors import InputError
-from eagle.evaluation.cli import run_program
 from eagle.model.sampling import draw_rows, uniforms
 from eagle.model.tree import DraftTree, Laws
+from eagle.program import run_program
 from eagle.verification import RULES, Rule
 from eagle.verification.exact import TOY_DRAFT, TOY_TARGET
 

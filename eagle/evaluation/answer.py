@@ -19,6 +19,7 @@ from eagle.evaluation.records import Record
 from eagle.model.decoding import DecodingInfo
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
+from eagle.text import token_ends
 
 WARM_UP_TOKENS = 16
 
@@ -110,7 +111,10 @@ class Answerer:
             for index in range(self.settings.num_choices):
                 choice, info = self._choice(question, index)
                 choices.append(choice)
-                infos.append({"question_id": question.question_id, "choice_index": index, **info})
+                about: Record = {"question_id": question.question_id, "choice_index": index}
+                if question.category is not None:
+                    about["category"] = question.category
+                infos.append(about | info)
         answer = {
             "question_id": question.question_id,
             "answer_id": shortuuid.uuid(),
@@ -143,7 +147,8 @@ class Answerer:
                 prompt, torch.Generator().manual_seed(seed), self.settings.max_new_token
             )
             generated = time.perf_counter()
-            reply = self.tokenizer.decode(output_ids[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+            new_ids = output_ids[0, prompt.shape[1] :].tolist()
+            reply = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
             decoded = time.perf_counter()
             messages.append({"role": "assistant", "content": reply})
             choice["turns"].append(reply)
@@ -155,7 +160,8 @@ class Answerer:
                 "tokenizer_decode_time": decoded - generated,
                 "generate_time": generated - tokenized,
             }
-            for key, value in {**timings, **decoding}.items():
+            shown = {"token_ends": token_ends(self.tokenizer, new_ids, reply)}
+            for key, value in {**timings, **decoding, **shown}.items():
                 info.setdefault(key, []).append(value)
         return choice, info
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -85,23 +85,6 @@ def parser(baseline: bool) -> argparse.ArgumentParser:
     gpus.add_argument("--num-gpus-total", type=int, default=1, help="more than per model: questions are sharded by Ray")
     gpus.add_argument("--max-gpu-memory", help="of each GPU, for instance 40GiB")
     return parse
-
-
-def run_program(
-    program: Callable[[Sequence[str] | None], None],
-    argv: Sequence[str] | None = None,
-    interrupted: str = "interrupted",
-) -> int:
-    """Run a program for a person: wrong input is one line and exit status 2, Ctrl-C is 130 and says ``interrupted``."""
-    try:
-        program(argv)
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
-    return 0
 
 
 def answer_questions(baseline: bool, argv: Sequence[str] | None) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eagle.errors import InputError
-from eagle.evaluation.cli import run_program
 from eagle.evaluation.records import RunFiles, read_records
+from eagle.program import run_program
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from eagle.evaluation.cli import INTERRUPTED, answer_questions, run_program
+from eagle.evaluation.cli import INTERRUPTED, answer_questions
+from eagle.program import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,10 +17,12 @@ class Question:
     Attributes:
         question_id: unique in its file.
         turns: the user's messages, in order.
+        category: what it is about; None where the file does not say.
     """
 
     question_id: int | str
     turns: tuple[str, ...]
+    category: str | None = None
 
 
 def load_questions(file: Path, begin: int | None = None, end: int | None = None) -> list[Question]:
@@ -60,4 +62,7 @@ def _parse(line: str, where: str) -> Question:
     for turn in turns:
         if not isinstance(turn, str) or not turn.strip():
             raise InputError(f"{where}: every turn must be a non-empty text, not {turn!r}")
-    return Question(question_id, tuple(turns))
+    category = fields.get("category")
+    if category is not None and not isinstance(category, str):
+        raise InputError(f"{where}: 'category' must be a text, not {category!r}")
+    return Question(question_id, tuple(turns), category)

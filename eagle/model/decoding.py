@@ -25,6 +25,7 @@ class DecodingInfo(TypedDict):
         tree_time: target forward over the tree.
         eval_time: warping and verification.
         update_time: commit and next draft.
+        draft_time: drafting this round's tree; part of the update_time before, or of reset_tree_time.
         accept_length: draft tokens accepted and emitted, without the target's own token.
         draft_length: tokens on the longest root-to-leaf path of the tree, the root included.
     """
@@ -35,6 +36,7 @@ class DecodingInfo(TypedDict):
     tree_time: list[float]
     eval_time: list[float]
     update_time: list[float]
+    draft_time: list[float]
     accept_length: list[int]
     draft_length: list[int]
 
@@ -83,6 +85,7 @@ class Decoding:
             tree_time=[],
             eval_time=[],
             update_time=[],
+            draft_time=[],
             accept_length=[],
             draft_length=[],
         )
@@ -148,9 +151,13 @@ class Decoding:
 
     def _draft(self, features: Tensor | None, following: Tensor) -> DraftTree:
         root, room = self.tokens[-1], self.limit - len(self.tokens) - 1
+        began = self.clock.now()
         if self.drafter is None or self.shape is None or features is None or self.head_cache is None:
-            return root_only(root)
-        return self.drafter.draft(features, following, root, self.head_cache, self.shape, room, self.chance)
+            tree = root_only(root)
+        else:
+            tree = self.drafter.draft(features, following, root, self.head_cache, self.shape, room, self.chance)
+        self.info["draft_time"].append(self.clock.now() - began)
+        return tree
 
     def _emit(self, tokens: list[int]) -> int:
         """Append up to the first stop token or the limit; returns how many."""

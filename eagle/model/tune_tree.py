@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from eagle import assets
 from eagle.errors import InputError
-from eagle.evaluation.cli import run_program
 from eagle.evaluation.loading import TREE_FILE, add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.checkpoint import local_folder
@@ -34,6 +33,7 @@ from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.program import run_program
 from eagle.train.prompts import read_conversations
 
 EVERY = 12

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from eagle import assets
-from eagle.evaluation.cli import run_program
 from eagle.model.checkpoint import OFFICIAL, load_head
 from eagle.model.ea_model import load_base
 from eagle.model.target import Target
+from eagle.program import run_program
 from eagle.train import options
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import split

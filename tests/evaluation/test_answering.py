@@ -120,10 +120,15 @@ def test_files_have_the_published_shape(pair: tuple[Path, Path], questions: Path
     ]
     published = json.loads(Path(__file__).with_name("published_keys.json").read_text())
     for info, choice in zip(infos, (choice for answer in answers for choice in answer["choices"]), strict=True):
-        assert set(info) == {*published, "question_id", "choice_index"}
+        assert set(info) == {*published, "question_id", "choice_index", "category", "draft_time", "token_ends"}
+        assert info["category"] == "writing"
         for turn in range(2):
             rounds = choice["idxs"][turn] + 1
-            for key in ("tree_time", "eval_time", "update_time", "accept_length", "draft_length"):
+            ends = info["token_ends"][turn]
+            assert len(ends) == choice["new_tokens"][turn]
+            assert ends == sorted(ends)
+            assert ends[-1] == len(choice["turns"][turn])
+            for key in ("tree_time", "eval_time", "update_time", "draft_time", "accept_length", "draft_length"):
                 assert len(info[key][turn]) == rounds
             emitted = 1 + sum(info["accept_length"][turn]) + rounds
             assert choice["new_tokens"][turn] in (emitted, emitted - 1)

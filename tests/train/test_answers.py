@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_whole_shards(tmp_path: Path) -> None:
     """A real process whose files may not grow beyond so many bytes, as on a full disk."""
     program = (
         "import resource, sys; from tests.train.test_answers import write; from pathlib import Path\n"
-        "from eagle.evaluation.cli import run_program\n"
+        "from eagle.program import run_program\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "sys.exit(run_program(lambda argv: write(Path(sys.argv[1]), 1, 2, 3) and None))"
     )

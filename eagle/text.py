@@ -1,0 +1,69 @@
+"""The text of tokens as they come, and which token every piece of it came with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from transformers import PreTrainedTokenizerBase
+
+# Shown in place of bytes that are no character, or not one yet.
+INCOMPLETE = "\ufffd"
+# A character has at most so many bytes: what is still incomplete after so many tokens never gets complete.
+LONGEST_CHARACTER = 4
+
+
+class TextStream:
+    """Decodes a growing sequence of tokens, in time linear in their number.
+
+    What a token looks like depends on its neighbours, so it is decoded together with the tokens before it. A token that
+    ends within a character adds nothing; the one that completes the character adds all of it.
+
+    Args:
+        tokenizer: of the tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        # Tokens whose text is out, kept as the next ones' context, and those whose text is not.
+        self._shown: list[int] = []
+        self._waiting: list[int] = []
+
+    def add(self, token: int) -> str:
+        """The text that one more token adds; special tokens have none."""
+        self._waiting.append(token)
+        text = self._decode(self._shown + self._waiting)
+        if text.endswith(INCOMPLETE) and len(self._waiting) < LONGEST_CHARACTER:
+            return ""
+        return self._show(text)
+
+    def end(self) -> str:
+        """The text of what is still incomplete."""
+        return self._show(self._decode(self._shown + self._waiting))
+
+    def _show(self, text: str) -> str:
+        added = text[len(self._decode(self._shown)) :]
+        self._shown, self._waiting = self._waiting or self._shown, []
+        return added
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def token_ends(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], text: str) -> list[int]:
+    """Where in a text the characters that each of its tokens added end.
+
+    Args:
+        tokenizer: of the tokens.
+        tokens: n ids.
+        text: their text, with or without the space around it.
+
+    Returns:
+        n character indices, ascending; the last is the text's length.
+    """
+    stream = TextStream(tokenizer)
+    pieces = [stream.add(token) for token in tokens]
+    whole = "".join(pieces) + stream.end()
+    cut = max(0, whole.find(text[:1])) if text else 0
+    ends = [min(max(end - cut, 0), len(text)) for end in accumulate(map(len, pieces))]
+    return [*ends[:-1], len(text)] if ends else []

@@ -6,6 +6,7 @@ documents of a batch do not see each other, nothing is padded, and no mask over 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,23 @@ class Reading:
     features: Tensor
     law: Tensor
     favourite: Tensor
+
+
+@dataclass(frozen=True)
+class States:
+    """A reading before its laws are made: what of it is worth keeping, for n tokens and R rows.
+
+    Attributes:
+        features: (n, k * H), as in ``Reading``.
+        hidden: (R, H), what the target's ``lm_head`` read, in the target's dtype.
+        favourite: (R,) int64, as in ``Reading``.
+        log_norm: (R,) float32 or float64, logsumexp of all the target's logits.
+    """
+
+    features: Tensor
+    hidden: Tensor
+    favourite: Tensor
+    log_norm: Tensor
 
 
 def packed_attention(
@@ -96,10 +114,13 @@ class Reader:
 
     Attributes:
         obstacle: why documents are read one at a time; None: they are read together.
+        wide: dtype of probabilities.
     """
 
     def __init__(self, target: Target, vocabulary: Tensor) -> None:
         self.target, self.vocabulary = target, vocabulary.to(target.device)
+        self.wide = torch.float64 if target.dtype == torch.float64 else torch.float32
+        self._lm_head = target.model.get_output_embeddings()
         self._windows = set(attention_windows(target.model))
         self.obstacle: str | None = None
         kernel = target.config._attn_implementation
@@ -114,16 +135,60 @@ class Reader:
     @torch.no_grad()
     def read(self, batch: Batch) -> Reading:
         """Features and laws of a batch on the target's device."""
+        features, laws = [], []
+        for read, logits, _ in self._parts(batch):
+            features.append(read)
+            laws.append(self._law(logits))
+        return Reading(torch.cat(features), *(torch.cat(parts) for parts in zip(*laws, strict=True)))
+
+    @torch.no_grad()
+    def states(self, batch: Batch) -> States:
+        """The states of a batch on the target's device.
+
+        Raises:
+            InputError: the target's logits are not ``lm_head`` times a hidden state.
+        """
+        inputs: list[Tensor] = []
+        handle = self._lm_head.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0]))
+        try:
+            parts = list(self._parts(batch))
+        finally:
+            handle.remove()
+        if not self.target.accepts_logits_to_keep:
+            inputs = [read[rows] for read, (_, _, rows) in zip(inputs, parts, strict=True)]
+        features, logits = (torch.cat([part[place] for part in parts]) for place in range(2))
+        hidden = torch.cat(inputs)
+        if not torch.allclose(self._lm_head(hidden[:1]), logits[:1], rtol=1e-2, atol=1e-2):
+            raise InputError(
+                "this target does more to its logits than multiply hidden states with lm_head, so its readings "
+                "cannot be kept; leave out --keep-readings"
+            )
+        log_norm = torch.cat([part.to(self.wide).logsumexp(-1) for part in logits.split(CHUNK)])
+        drafted = torch.full((logits.shape[1],), NOT_IN_DRAFT, device=logits.device)
+        drafted[self.vocabulary] = torch.arange(len(self.vocabulary), device=logits.device)
+        return States(features, hidden, drafted[logits.argmax(-1)], log_norm)
+
+    @torch.no_grad()
+    def reading(self, states: States) -> Reading:
+        """The reading that states make."""
+        bias = self._lm_head.bias
+        rows = self._lm_head.weight[self.vocabulary]
+        logits = F.linear(states.hidden, rows, None if bias is None else bias[self.vocabulary])
+        law = torch.empty(logits.shape, dtype=self.wide, device=logits.device)
+        for part, log_norm, out in zip(*(each.split(CHUNK) for each in (logits, states.log_norm, law)), strict=True):
+            torch.sub(part, log_norm[:, None], out=out).exp_()
+        return Reading(states.features, law, states.favourite)
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features, logits and rows that predict them, of what is read at a time: the batch, or each document."""
         predicting = batch.rows + 1
         if self.obstacle is None:
-            features, logits = self._forward(batch.tokens, batch.positions, batch.lengths, predicting)
-            return Reading(features, *self._law(logits))
-        pieces, laws = [], []
+            yield *self._forward(batch.tokens, batch.positions, batch.lengths, predicting), predicting
+            return
         for (begin, end), rows in zip(batch.bounds, predicting.split(batch.counts), strict=True):
-            piece, logits = self._forward(batch.tokens[begin:end], batch.positions[begin:end], None, rows - begin)
-            pieces.append(piece)
-            laws.append(self._law(logits))
-        return Reading(torch.cat(pieces), *(torch.cat(parts) for parts in zip(*laws, strict=True)))
+            of_document = rows - begin
+            piece = batch.tokens[begin:end], batch.positions[begin:end]
+            yield *self._forward(*piece, None, of_document), of_document
 
     @torch.no_grad()
     def _forward(
@@ -155,12 +220,11 @@ class Reader:
 
     def _law(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(R, V) logits -> (R, D) probabilities in the draft vocabulary, (R,) favourites."""
-        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        law = torch.empty(len(logits), len(self.vocabulary), dtype=wide, device=logits.device)
+        law = torch.empty(len(logits), len(self.vocabulary), dtype=self.wide, device=logits.device)
         favourite = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
         for begin in range(0, len(logits), CHUNK):
             chunk = slice(begin, begin + CHUNK)
-            probs = logits[chunk].softmax(-1, dtype=wide)
+            probs = logits[chunk].softmax(-1, dtype=self.wide)
             torch.index_select(probs, 1, self.vocabulary, out=law[chunk])
             best, place = law[chunk].max(-1)
             favourite[chunk] = place.where(best == probs.amax(-1), NOT_IN_DRAFT)

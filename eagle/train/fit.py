@@ -36,6 +36,7 @@ from eagle.train.features import Reader, Reading
 from eagle.train.initial import TARGET, new_head, shape_for
 from eagle.train.losses import judge
 from eagle.train.progress import OPTIMIZER, Progress, RunFolder, read_metrics
+from eagle.train.readings import KeptReadings
 from eagle.train.settings import ComputingSettings
 from eagle.train.steps import unroll
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
@@ -44,6 +45,7 @@ FIT = "fit"
 BETAS = (0.9, 0.95)
 PRECISIONS = ("bf16", "no")
 TENSORBOARD = "tensorboard"
+READINGS = "readings-{}.bin"
 # Settings that count something.
 COUNTS = (
     *("drafting_steps", "max_length", "batch_tokens", "accumulation"),
@@ -84,6 +86,13 @@ class FitSettings(ComputingSettings):
     mixed_precision: str = field(default="bf16", metadata={"help": f"one of {', '.join(PRECISIONS)}"})
     held_out: float = field(default=0.02, metadata={"help": "share of the prompts that is not trained on"})
     held_out_most: int = field(default=100, metadata={"help": "held-out answers that an evaluation looks at, at most"})
+    keep_readings: bool = field(
+        default=False,
+        metadata={
+            "help": "keep what the target says of the answers on disk, so that later epochs do not ask it again; "
+            "four hidden states a token"
+        },
+    )
     every: int = field(default=200, metadata={"help": "steps between evaluations, each with a checkpoint"})
     seed: int = field(default=0, metadata={"help": "of the order of the answers, and of random weights"})
 
@@ -288,6 +297,12 @@ class Run:
         accelerator.wait_for_everyone()
         if found is not None:
             self._load(folder.checkpoint(found.step), optimizer)
+        self.kept = None
+        if settings.keep_readings:
+            file = folder.path / READINGS.format(accelerator.process_index)
+            if found is None:
+                file.unlink(missing_ok=True)
+            self.kept = KeptReadings(self.reader, self.training + self.held_out, file)
         self.resumed, self.progress = found is not None, found or Progress()
         self.wrapped, self.optimizer = accelerator.prepare(self.trainee, optimizer)
 
@@ -357,7 +372,7 @@ class Run:
         sums = torch.zeros(())
         for number, indices in enumerate(mine, start=1):
             batch = batch_of([self.training[index] for index in indices]).to(self.accelerator.device)
-            reading = self.reader.read(batch)
+            reading = self._read(batch, indices)
             last = number == len(mine)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 loss, of_batch = self.wrapped(batch, reading, counts)
@@ -373,6 +388,10 @@ class Run:
             **asdict(Tally.of(self.accelerator.reduce(sums).cpu())),
         }
 
+    def _read(self, batch: Batch, indices: Sequence[int]) -> Reading:
+        """What the target says of a batch; indices: of its documents among those trained on, then those held out."""
+        return self.reader.read(batch) if self.kept is None else self.kept.read(batch, indices)
+
     @torch.no_grad()
     def _evaluate(self) -> Tally:
         """The head on the held-out answers."""
@@ -381,7 +400,7 @@ class Run:
         sums = torch.zeros(5, self.settings.drafting_steps, dtype=torch.float64)
         for indices in batches[self.accelerator.process_index :: processes]:
             batch = batch_of([self.held_out[index] for index in indices]).to(device)
-            reading = self.reader.read(batch)
+            reading = self._read(batch, [len(self.training) + index for index in indices])
             sums += self.trainee(batch, reading, [1] * self.settings.drafting_steps)[1].cpu()
         return Tally.of(self.accelerator.reduce(sums.to(device)).cpu())
 

@@ -45,9 +45,11 @@ def test_training_raises_the_overlap_with_a_target_worth_predicting(tmp_path: Pa
     load_head(str(RunFolder(settings.out / FIT).best()), target)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(accumulation: int, tmp_path: Path) -> None:
-    whole = replace(ready(tmp_path), accumulation=accumulation, epochs=6, every=2)
+@pytest.mark.parametrize(("accumulation", "keep_readings"), [(1, False), (2, False), (1, True)])
+def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(
+    accumulation: int, keep_readings: bool, tmp_path: Path
+) -> None:
+    whole = replace(ready(tmp_path), accumulation=accumulation, epochs=6, every=2, keep_readings=keep_readings)
     fit(whole)
     killed = replace(whole, out=tmp_path / "killed")
     write_answers(killed.out / ANSWERS, some_answers(40))

@@ -59,7 +59,10 @@ SHAPELESS = ("out", "device")
 class FitSettings(ComputingSettings):
     """What ``fit`` does; the metadata are the help texts of the program."""
 
-    initial: str = field(default=TARGET, metadata={"help": "weights to start from: target (its last layer) or random"})
+    initial: str = field(
+        default=TARGET,
+        metadata={"help": "weights to start from: target (its last layer), random, or a head's folder or hub id"},
+    )
     feature_layers: tuple[int, ...] | None = field(
         default=None,
         metadata={"help": "hidden states of the target that the head reads, 0 are the embeddings"},

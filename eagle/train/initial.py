@@ -1,4 +1,4 @@
-"""The head that training starts from: its shape, and its weights from the target's last layer or at random.
+"""The head that training starts from: its shape, and its weights from the target's last layer, a head, or at random.
 
 The head's layer is a layer of the target with a wider input. Where the target names its parts as Llama does, the half
 of the projections that reads the hidden state is the last layer's own, the half that reads the embedding is 0, ``fc``
@@ -8,12 +8,14 @@ as what the target itself would make of its topmost feature.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
 from eagle.errors import InputError
-from eagle.model.checkpoint import default_feature_layers
+from eagle.model.checkpoint import FLAGS, default_feature_layers, load_head
 from eagle.model.head import Eagle3Head, HeadConfig
 from eagle.model.target import Target
 from eagle.train.vocab import DraftVocabulary
@@ -88,28 +90,53 @@ def new_head(
         target: the model; its ``feature_layers`` are set.
         config: the head's shape.
         vocabulary: what it can draft.
-        initial: one of ``INITIALS``.
+        initial: one of ``INITIALS``, or the folder or hub id of a head.
         seed: of the random weights.
 
     Returns:
         The head, and the names of parts that were to come from the target but are random, since it has none like them.
 
     Raises:
-        InputError: an unknown ``initial``.
+        InputError: there is no such head, or it is of another shape.
     """
-    if initial not in INITIALS:
-        raise InputError(f"initial must be one of {', '.join(INITIALS)}, not {initial!r}")
     head = Eagle3Head(config)
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in head.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=SPREAD, generator=source)
-    left_random = _take_from(target, head, vocabulary.target_ids) if initial == TARGET else []
+    left_random = [] if initial == RANDOM else _take_from(target, head, vocabulary.target_ids)
+    if initial not in INITIALS:
+        left_random = []
+        _go_on_from(initial, target, head, vocabulary.target_ids)
     head = head.to(target.device, torch.float64 if target.dtype == torch.float64 else torch.float32)
     head.embedding, head.d2t = target.embedding.detach(), vocabulary.d2t.to(target.device)
     target.feature_layers = config.feature_layers
     return head, left_random
+
+
+@torch.no_grad()
+def _go_on_from(path_or_id: str, target: Target, head: Eagle3Head, target_ids: Tensor) -> None:
+    """Copy another head; what it could not draft keeps its row of ``lm_head``."""
+    if not Path(path_or_id).exists() and "/" not in path_or_id:
+        raise InputError(f"initial must be {' or '.join(INITIALS)}, or name a head; there is no folder {path_or_id!r}")
+    other = load_head(path_or_id, target)
+    ours, theirs = head.config, other.config
+    flags = {flag: getattr(theirs, flag) for flag in FLAGS}
+    if theirs.feature_layers != ours.feature_layers or flags != {flag: getattr(ours, flag) for flag in FLAGS}:
+        raise InputError(
+            f"the head {path_or_id} reads the hidden states {list(theirs.feature_layers)} of the target with {flags}; "
+            "give the same --feature-layers and norms to go on from it"
+        )
+    state = {key: tensor for key, tensor in other.state_dict().items() if not key.startswith("lm_head.")}
+    try:
+        head.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"the head {path_or_id} is of another shape than one for this target: {error}") from error
+    row = torch.full((target.vocab_size,), -1)
+    row[torch.arange(len(other.d2t)) + other.d2t.cpu()] = torch.arange(len(other.d2t))
+    known = row[target_ids.cpu()]
+    head.lm_head.weight[known >= 0] = other.lm_head.weight.to(head.lm_head.weight)[known[known >= 0]]
 
 
 @torch.no_grad()

@@ -1,13 +1,17 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from eagle.errors import InputError
+from eagle.model.checkpoint import load_head
+from eagle.model.head import HeadConfig
 from eagle.model.target import Target
 from eagle.train.initial import new_head, shape_for
 from eagle.train.vocab import DraftVocabulary
-from tests.tiny import HIDDEN, LAYERS, VOCAB, make_base, stock_model
+from tests.tiny import HIDDEN, LAYERS, VOCAB, make_base, make_pair, stock_model
 
 VOCABULARY = DraftVocabulary.of(torch.tensor([0, 2, 3, 6]), VOCAB)
 
@@ -47,5 +51,29 @@ def test_what_does_not_fit_the_target_is_an_error(tmp_path: Path) -> None:
         shape_for(target, 4, (1, 9), {})
     with pytest.raises(InputError, match=f"the draft vocabulary has 99 tokens, more than the target's {VOCAB}"):
         shape_for(target, 99, None, {})
-    with pytest.raises(InputError, match="initial must be one of target, random, not 'zero'"):
+    with pytest.raises(InputError, match=r"initial must be target or random, or name a head; .* 'zero'"):
         new_head(target, shape_for(target, 4, None, {}), VOCABULARY, "zero", 0)
+
+
+def test_a_head_goes_on_from_another_with_another_vocabulary(tmp_path: Path) -> None:
+    base, folder = make_pair(tmp_path)
+    target = Target(stock_model(base))
+    other = load_head(str(folder), target)
+    of_other = (torch.arange(len(other.d2t)) + other.d2t).tolist()
+    shape = HeadConfig(other.config.layer, 4, HIDDEN, other.config.feature_layers)
+    vocabulary = DraftVocabulary.of(
+        torch.tensor([*sorted(set(range(VOCAB)) - set(of_other))[:1], *of_other[1:4]]), VOCAB
+    )
+    head, left = new_head(target, shape, vocabulary, str(folder), seed=0)
+    assert not left
+    torch.testing.assert_close(head.midlayer.mlp.up_proj.weight.detach(), other.midlayer.mlp.up_proj.weight.detach())
+    torch.testing.assert_close(head.fc.weight.detach(), other.fc.weight.detach())
+    output = target.model.get_output_embeddings().weight
+    for row, token in zip(head.lm_head.weight, vocabulary.target_ids.tolist(), strict=True):
+        expected = other.lm_head.weight[of_other.index(token)] if token in of_other else output[token]
+        torch.testing.assert_close(row.detach(), expected.detach())
+    with pytest.raises(InputError, match="give the same --feature-layers"):
+        new_head(target, shape_for(target, 4, (1, 2, 3), {}), vocabulary, str(folder), 0)
+    wide = dataclasses.replace(shape, layer=LlamaConfig(**other.config.layer.to_dict() | {"intermediate_size": 20}))
+    with pytest.raises(InputError, match="of another shape"):
+        new_head(target, wide, vocabulary, str(folder), 0)

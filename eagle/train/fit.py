@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -45,6 +46,7 @@ FIT = "fit"
 BETAS = (0.9, 0.95)
 PRECISIONS = ("bf16", "no")
 TENSORBOARD = "tensorboard"
+UNITS, UNITS_KEY = "units.safetensors", "units"
 READINGS = "readings-{}.bin"
 # Settings that count something.
 COUNTS = (
@@ -139,14 +141,34 @@ class FitSettings(ComputingSettings):
 class Trainee(nn.Module):
     """What is trained, as one module: drafting steps of a batch and their losses.
 
+    Hidden states are of very different size: of some models their entries are around 1 in the lower layers, around 10
+    in the upper ones, and in the hundreds at a few places. Steps of Adam are of one size, so the weights of ``fc`` are
+    trained in units of the entries they multiply.
+
     Args:
-        head: the head.
+        head: the head; from now on its ``fc`` is in training units.
         settings: of the run.
+        units: (k * H,) powers of two, so that going to training units and back changes no bit; None: all are 1.
     """
 
-    def __init__(self, head: Eagle3Head, settings: FitSettings) -> None:
+    units: Tensor
+
+    def __init__(self, head: Eagle3Head, settings: FitSettings, units: Tensor | None = None) -> None:
         super().__init__()
         self.head, self.settings = head, settings
+        weight = head.fc.weight
+        self.register_buffer("units", weight.new_ones(weight.shape[1]) if units is None else units.to(weight))
+        with torch.no_grad():
+            weight.mul_(self.units)
+
+    @contextlib.contextmanager
+    def in_units_of_the_target(self) -> Iterator[Eagle3Head]:
+        """The head as it drafts, to be written."""
+        weight = self.head.fc.weight
+        with torch.no_grad():
+            weight.div_(self.units)
+            yield self.head
+            weight.mul_(self.units)
 
     def forward(self, batch: Batch, reading: Reading, counts: list[int]) -> tuple[Tensor, Tensor]:
         """Loss and sums of a batch.
@@ -165,7 +187,7 @@ class Trainee(nn.Module):
 
     def _forward(self, batch: Batch, reading: Reading, counts: list[int]) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        outputs = unroll(self.head, batch, reading.features, settings.drafting_steps)
+        outputs = unroll(self.head, batch, reading.features / self.units, settings.drafting_steps)
         # A row drafts as far as its document has tokens.
         reaching = [(batch.rows + 2 + k <= batch.ends).nonzero()[:, 0] for k in range(len(outputs))]
         sizes = [len(rows) for rows in reaching]
@@ -283,7 +305,20 @@ class Run:
         self.reader = Reader(target, vocabulary.target_ids)
         self.group = settings.accumulation * accelerator.num_processes
         self.steps = self._budgeted(plan(training, settings.batch_tokens, self.group, settings.epochs, settings.seed))
-        self.trainee = Trainee(head, settings)
+        # Every process looks before the main one writes.
+        found = folder.progress()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            folder.begin(settings.shaping(training + held_out, vocabulary, accelerator.num_processes))
+        accelerator.wait_for_everyone()
+        self.resumed, self.progress = found is not None, found or Progress()
+        self.kept = None
+        if settings.keep_readings:
+            file = folder.path / READINGS.format(accelerator.process_index)
+            if not self.resumed:
+                file.unlink(missing_ok=True)
+            self.kept = KeptReadings(self.reader, self.training + self.held_out, file)
+        self.trainee = Trainee(head, settings, self._units())
         matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
         norms = [parameter for parameter in head.parameters() if parameter.ndim <= 1]
         optimizer = torch.optim.AdamW(
@@ -292,21 +327,8 @@ class Run:
             betas=BETAS,
             fused=True,
         )
-        # Every process looks before the main one writes.
-        found = folder.progress()
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            folder.begin(settings.shaping(training + held_out, vocabulary, accelerator.num_processes))
-        accelerator.wait_for_everyone()
-        if found is not None:
-            self._load(folder.checkpoint(found.step), optimizer)
-        self.kept = None
-        if settings.keep_readings:
-            file = folder.path / READINGS.format(accelerator.process_index)
-            if found is None:
-                file.unlink(missing_ok=True)
-            self.kept = KeptReadings(self.reader, self.training + self.held_out, file)
-        self.resumed, self.progress = found is not None, found or Progress()
+        if self.resumed:
+            self._load(folder.checkpoint(self.progress.step), optimizer)
         self.wrapped, self.optimizer = accelerator.prepare(self.trainee, optimizer)
 
     def describe(self, left_random: Sequence[str]) -> None:
@@ -348,6 +370,26 @@ class Run:
                 f"{self.folder.path}: best on held-out answers after step {progress.best_step}, "
                 f"{progress.best_accepted:.3f} accepted along a chain of {self.settings.drafting_steps}"
             )
+
+    def _units(self) -> Tensor:
+        """Typical sizes of the entries of a feature, (k * H,): powers of two; 1 where the head itself norms them."""
+        file = self.folder.path / UNITS
+        if self.resumed:
+            try:
+                return load_file(file)[UNITS_KEY]
+            except (OSError, KeyError, SafetensorError) as error:
+                raise InputError(f"cannot read {file}: {error}; remove {self.folder.path}, to start anew") from error
+        indices = self.steps[0][0]
+        batch = batch_of([self.training[index] for index in indices]).to(self.accelerator.device)
+        features = self._read(batch, indices).features.float()
+        if self.settings.norm_before_fc or self.settings.fc_norm:
+            units = features.new_ones(features.shape[1])
+        else:
+            # The first token of a document often has entries thousands of times as large as any other.
+            units = features.abs().median(0).values.clamp(min=torch.finfo(torch.float32).tiny).log2().round().exp2()
+        if self.accelerator.is_main_process:
+            save_file({UNITS_KEY: units.cpu()}, file)
+        return units
 
     def _budgeted(self, steps: list[list[list[int]]]) -> list[list[list[int]]]:
         steps = steps[: self.settings.steps]
@@ -417,16 +459,21 @@ class Run:
             self.folder.save(
                 progress,
                 self.optimizer.state_dict(),
-                lambda path: write_head(self.head, self.target, path, OFFICIAL, self.head.fc.weight.dtype),
+                self._write,
             )
             draw_curves(read_metrics(self.folder.path), self.folder.path / "curves.png")
         self.accelerator.wait_for_everyone()
         return progress
 
+    def _write(self, folder: Path) -> None:
+        with self.trainee.in_units_of_the_target() as head:
+            write_head(head, self.target, folder, OFFICIAL, head.fc.weight.dtype)
+
     def _load(self, checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
         try:
             state = load_file(checkpoint / WEIGHT_NAMES[0])
-            self.head.load_state_dict({key: state[key] for key in self.head.state_dict()})
+            with self.trainee.in_units_of_the_target() as head:
+                head.load_state_dict({key: state[key] for key in head.state_dict()})
             optimizer.load_state_dict(
                 torch.load(checkpoint / OPTIMIZER, map_location=self.accelerator.device, weights_only=True)
             )

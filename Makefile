@@ -9,7 +9,6 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 QUESTIONS := 8
 NEW_TOKENS := 96
-DEMO := mt_bench/demo/smollm2-135m-temperature
 
 .PHONY: setup demo test test-fast lint types bench clean
 
@@ -23,15 +22,8 @@ $(VENV)/.installed: setup.py requirements.txt
 
 demo: setup
 	rm -rf mt_bench/demo
-	set -e; for temperature in 1.0 0.0; do \
-	  run="--folder_id demo --temperature $$temperature --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS)"; \
-	  $(RUN) -m eagle.evaluation.gen_baseline_answer_llama3chat $$run; \
-	  $(RUN) -m eagle.evaluation.gen_ea_answer_llama3chat --use_eagle3 $$run; \
-	  $(RUN) -m eagle.evaluation.gen_ea_answer_llama3chat --use_eagle3 --hsd $$run; \
-	done; \
-	for temperature in 1.0 0.0; do \
-	  $(RUN) -m eagle.evaluation.compare $(DEMO)-$${temperature}_baseline.jsonl $(DEMO)-$${temperature}_ea.jsonl $(DEMO)-$${temperature}_ea_hsd.jsonl; \
-	done
+	$(RUN) -m eagle.evaluation.sweep --folder_id demo --temperature 1.0 0.0 --method baseline eagle3 hsd \
+	  --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS) --html mt_bench/demo/report.html
 
 test: setup lint types
 	$(RUN) -m pytest

@@ -36,6 +36,8 @@ setup(
             "hypothesis>=6.150,<7",
             "scipy>=1.13",
             "psutil>=6",
+            # Looks at pages in Debian's Chromium; without one those tests are skipped.
+            "playwright>=1.49,<2",
         ],
     },
 )

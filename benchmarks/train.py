@@ -29,6 +29,7 @@ from eagle.train.features import Reader
 from eagle.train.fit import PRECISIONS, FitSettings, Trainee
 from eagle.train.generate import SORTED_BATCHES, GenerateSettings, encode, in_windows
 from eagle.train.initial import new_head, shape_for
+from eagle.train.optimizer import Optimizer
 from eagle.train.prompts import Excluded, read_conversations, select_prompts
 from eagle.train.vocab import DraftVocabulary, default_size
 
@@ -76,7 +77,7 @@ def fit(args: argparse.Namespace) -> None:
     documents = _documents(target.vocab_size, 10 * (WARMING + args.batches))
     head, _ = new_head(target, shape_for(target, size, None, {}), vocabulary, settings.initial, settings.seed)
     reader, trainee = Reader(target, vocabulary.target_ids), Trainee(head, settings)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-4, fused=True)
+    optimizer = Optimizer(head, settings.optimizer, 1e-4, 1e-4, settings.weight_decay)
     times: list[list[float]] = []
     tokens = 0
 
@@ -90,8 +91,7 @@ def fit(args: argparse.Namespace) -> None:
         loss.backward()
         seconds.append(clock.lap())
         torch.nn.utils.clip_grad_norm_(head.parameters(), settings.clipping)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.step(1.0)
         times.append([*seconds, clock.lap()])
         return len(batch.rows)
 

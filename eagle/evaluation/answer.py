@@ -19,6 +19,7 @@ from eagle.evaluation.records import Record
 from eagle.model.decoding import DecodingInfo
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
+from eagle.model.tree import TreeShape
 from eagle.text import token_ends
 
 WARM_UP_TOKENS = 16
@@ -66,6 +67,7 @@ class Answerer:
 
     Args:
         model: the pair.
+        tree: bounds of the method's trees.
         settings: how.
         model_id: name in the answers.
 
@@ -73,8 +75,9 @@ class Answerer:
         InputError: the tokenizer has no chat template.
     """
 
-    def __init__(self, model: EaModel, settings: AnswerSettings, model_id: str) -> None:
+    def __init__(self, model: EaModel, tree: TreeShape, settings: AnswerSettings, model_id: str) -> None:
         self.model, self.settings, self.model_id = model, settings, model_id
+        self.tree = None if settings.drafting is None else settings.drafting.shape(tree)
         self.tokenizer = model.get_tokenizer()
         if not self.tokenizer.chat_template:
             raise InputError(
@@ -86,8 +89,8 @@ class Answerer:
         """What shapes the text and is known only of a loaded model."""
         target = self.model.target
         facts: Record = {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
-        if self.settings.drafting is not None:
-            facts["tree"] = asdict(self.settings.drafting.shape(self.model.shape).at(self.settings.temperature))
+        if self.tree is not None:
+            facts["tree"] = asdict(self.tree.at(self.settings.temperature))
         return facts
 
     def warm_up(self, question: Question) -> None:
@@ -186,8 +189,7 @@ class Answerer:
         if settings.drafting is None:
             logged = self.model.naivegenerate(prompt, **common)
         else:
-            drafting = settings.drafting
-            logged = self.model.eagenerate(prompt, verifier=drafting.verifier, tree=drafting.tree, **common)
+            logged = self.model.eagenerate(prompt, verifier=settings.drafting.verifier, tree=self.tree, **common)
         return cast("tuple[Tensor, int, int, DecodingInfo]", logged)
 
 

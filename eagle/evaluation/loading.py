@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import torch
 
 from eagle import assets
 from eagle.errors import InputError
+from eagle.model import tune
 from eagle.model.checkpoint import local_folder
 from eagle.model.ea_model import EaModel, best_device
 from eagle.model.method import DEFAULT_SAMPLING
-from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, Sampling, TreeShape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 TREE_FILE = "tree.json"
@@ -124,28 +125,56 @@ def existing_device(device: str | None) -> str:
 
 
 def load(choice: ModelChoice) -> EaModel:
-    """Load the pair.
+    """Load the pair, with the tree of the choice.
 
     Raises:
         InputError: see ``EaModel.from_pretrained``; also a device or a package that is not there.
     """
-    device = existing_device(choice.device)
+    return load_with_trees([choice])[0]
+
+
+def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeShape]]:
+    """Load a pair once, for several trees.
+
+    Args:
+        choices: of one pair; they differ in the tree only.
+
+    Returns:
+        The model, whose own tree is that of the first choice, and the tree of each choice. A ``total_token`` of -1 is
+        measured on this machine, once for each kind of tree.
+
+    Raises:
+        InputError: as ``load``.
+    """
+    pair = choices[0]
+    device = existing_device(pair.device)
     kind = device.partition(":")[0]
-    tree = choice.tree_arguments(kind)
-    kwargs: dict[str, Any] = {"dtype": choice.dtype if choice.dtype == "auto" else getattr(torch, choice.dtype)}
+    shapes = [_bounds(choice.tree_arguments(kind)) for choice in choices]
+    kwargs: dict[str, Any] = {"dtype": pair.dtype if pair.dtype == "auto" else getattr(torch, pair.dtype)}
     kwargs["device_map"] = {"": device}
-    if kind == "cuda" and (choice.gpus > 1 or choice.max_gpu_memory):
+    if kind == "cuda" and (pair.gpus > 1 or pair.max_gpu_memory):
         kwargs["device_map"] = "auto"
-        if choice.max_gpu_memory:
-            kwargs["max_memory"] = dict.fromkeys(range(choice.gpus), choice.max_gpu_memory)
-    if choice.load_in_8bit:
+        if pair.max_gpu_memory:
+            kwargs["max_memory"] = dict.fromkeys(range(pair.gpus), pair.max_gpu_memory)
+    if pair.load_in_8bit:
         kwargs["quantization_config"] = _eight_bit(kind)
-    return EaModel.from_pretrained(
-        base_model_path=choice.base_model_path,
-        ea_model_path=choice.ea_model_path,
-        **tree,
-        **kwargs,
-    )
+    model = EaModel.from_pretrained(base_model_path=pair.base_model_path, ea_model_path=pair.ea_model_path, **kwargs)
+    to_measure = {
+        shape for choice, shape in zip(choices, shapes, strict=True) if choice.total_token == AUTO_TOTAL_TOKEN
+    }
+    measured = {shape: tune.tuned_shape(model.target, model.ea_layer, shape) for shape in to_measure}
+    trees = [
+        measured[shape] if choice.total_token == AUTO_TOTAL_TOKEN else shape
+        for choice, shape in zip(choices, shapes, strict=True)
+    ]
+    model.shape = trees[0]
+    return model, trees
+
+
+def _bounds(tree: Mapping[str, Any]) -> TreeShape:
+    """The shape that these arguments mean; where the size is to be measured, the largest that is tried."""
+    size = tune.LARGEST if tree["total_token"] == AUTO_TOTAL_TOKEN else tree["total_token"]
+    return TreeShape(**{**tree, "total_token": size})
 
 
 def _eight_bit(kind: str) -> object:

@@ -1,4 +1,4 @@
-"""Benchmark questions in FastChat's JSONL format."""
+"""Benchmark questions: FastChat's and EAGLE's JSON lines, and GSM8K's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from eagle.errors import InputError
 
+GSM8K_CATEGORY = "math"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -18,24 +20,33 @@ class Question:
         question_id: unique in its file.
         turns: the user's messages, in order.
         category: what it is about; None where the file does not say.
+        reference: correct answers, one a turn; None where the file has none.
     """
 
     question_id: int | str
     turns: tuple[str, ...]
     category: str | None = None
+    reference: tuple[str, ...] | None = None
 
 
 def load_questions(file: Path, begin: int | None = None, end: int | None = None) -> list[Question]:
     """Read questions, ``begin`` to ``end`` (exclusive) by line as FastChat counts them, blank lines left out.
 
+    A line is ``{"question_id", "turns"}`` with an optional ``"category"`` and ``"reference"``, or GSM8K's
+    ``{"question", "answer"}``, whose id is its place in the file, from 0 on.
+
     Raises:
         InputError: the file cannot be read, holds no questions in that range, or a line is malformed (names it).
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the question file {file}: {error}") from error
-    questions = [_parse(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    questions: list[Question] = []
+    # Only newlines end a record: splitlines() would also split at characters that JSON allows inside a text.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            questions.append(_parse(line, len(questions), f"{file}, line {number}"))
     seen: set[int | str] = set()
     for question in questions:
         if question.question_id in seen:
@@ -47,13 +58,20 @@ def load_questions(file: Path, begin: int | None = None, end: int | None = None)
     return chosen
 
 
-def _parse(line: str, where: str) -> Question:
+def _parse(line: str, place: int, where: str) -> Question:
     try:
         fields: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(fields, dict):
         raise InputError(f"{where}: not a JSON object")
+    if "turns" not in fields and {"question", "answer"} <= fields.keys():
+        fields = {
+            "question_id": place,
+            "turns": [fields["question"]],
+            "category": GSM8K_CATEGORY,
+            "reference": [fields["answer"]],
+        }
     question_id, turns = fields.get("question_id"), fields.get("turns")
     if not isinstance(question_id, int | str) or isinstance(question_id, bool):
         raise InputError(f"{where}: 'question_id' must be a number or a string, not {question_id!r}")
@@ -65,4 +83,7 @@ def _parse(line: str, where: str) -> Question:
     category = fields.get("category")
     if category is not None and not isinstance(category, str):
         raise InputError(f"{where}: 'category' must be a text, not {category!r}")
-    return Question(question_id, tuple(turns), category)
+    reference = fields.get("reference")
+    if reference is not None and not (isinstance(reference, list) and all(isinstance(text, str) for text in reference)):
+        raise InputError(f"{where}: 'reference' must be a list of texts, not {reference!r}")
+    return Question(question_id, tuple(turns), category, None if reference is None else tuple(reference))

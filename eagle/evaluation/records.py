@@ -102,9 +102,7 @@ class RunFiles:
         Raises:
             InputError: answers of other settings, or a malformed line that is not the last one.
         """
-        recorded = self.recorded()
-        if recorded is not None:
-            self._refuse_other_settings(recorded.get("settings", {}), settings)
+        self.check(settings)
         _replace(self.run, json.dumps({"settings": settings, "environment": environment}, indent=2) + "\n")
         answers, infos = _read_lines(self.answers), _read_lines(self.info)
         described = Counter(info["question_id"] for _, info in infos)
@@ -115,7 +113,16 @@ class RunFiles:
                 _replace(file, kept)
         return finished
 
-    def _refuse_other_settings(self, recorded: Record, settings: Record) -> None:
+    def check(self, settings: Record) -> None:
+        """Whether answers of these settings may be added; writes nothing.
+
+        Raises:
+            InputError: there are answers of other settings.
+        """
+        run = self.recorded()
+        if run is None:
+            return
+        recorded: Record = run.get("settings", {})
         different = [key for key in sorted(recorded.keys() | settings.keys()) if recorded.get(key) != settings.get(key)]
         if different:
             key = different[0]

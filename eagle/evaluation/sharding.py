@@ -1,18 +1,25 @@
-"""Questions spread over several GPUs: one Ray actor per model."""
+"""Where questions are answered: one model in this process, or several on as many GPUs, a Ray actor each.
+
+Both load the pair once and answer all cells with it. A unit of work is one question in one cell.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from eagle.errors import InputError
-from eagle.evaluation.answer import Answered, Answerer, AnswerSettings
-from eagle.evaluation.loading import ModelChoice, load
+from eagle.evaluation.answer import Answered, Answerer
+from eagle.evaluation.cells import Cell
+from eagle.evaluation.loading import load_with_trees
 from eagle.evaluation.questions import Question
 from eagle.evaluation.records import Record
 from eagle.model.ea_model import best_device
+
+Unit = tuple[int, Question]
+"""The place of a cell, and the question to answer in it."""
 
 
 def worker_count(gpus_total: int, gpus_per_model: int) -> int:
@@ -35,67 +42,76 @@ class OneModel:
     """Answers with one model in this process.
 
     Args:
-        choice: the pair.
-        settings: how to answer.
-        model_id: name in the answers.
+        cells: of one pair.
     """
 
-    def __init__(self, choice: ModelChoice, settings: AnswerSettings, model_id: str) -> None:
-        self._answerer = Answerer(load(choice), settings, model_id)
-        self.facts = self._answerer.facts()
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        model, self._trees = load_with_trees([cell.choice for cell in cells])
+        self._answerers = [
+            Answerer(model, tree, cell.settings, cell.model_id) for cell, tree in zip(cells, self._trees, strict=True)
+        ]
 
-    def answer_all(self, questions: Sequence[Question]) -> Iterator[Answered]:
+    def facts(self) -> list[Record]:
+        """What shapes the text of each cell and is known only of a loaded model."""
+        return [answerer.facts() for answerer in self._answerers]
+
+    def sizes(self) -> list[int]:
+        """Nodes of each cell's trees."""
+        return [tree.total_token for tree in self._trees]
+
+    def warm_up(self, firsts: Mapping[int, Question]) -> None:
+        """Decode a little in every cell named, with the question it begins with."""
+        for place, question in firsts.items():
+            self._answerers[place].warm_up(question)
+
+    def answer(self, unit: Unit) -> tuple[int, Answered]:
+        """Answer a question in a cell; returns the cell's place, too."""
+        place, question = unit
+        return place, self._answerers[place].answer(question)
+
+    def answer_all(self, units: Sequence[Unit]) -> Iterator[tuple[int, Answered]]:
         """Warm up, then answer in order."""
-        if questions:
-            self._answerer.warm_up(questions[0])
-        yield from map(self._answerer.answer, questions)
+        self.warm_up(_firsts(units))
+        yield from map(self.answer, units)
 
 
 class ShardedModels:
     """Answers with several models at once, each in a Ray actor of its own.
 
     Args:
-        choice: the pair; a tree to be tuned is tuned by the first model, for all.
-        settings: how to answer.
-        model_id: name in the answers.
+        cells: of one pair; trees to be measured are measured by the first model, for all.
         workers: models.
     """
 
-    def __init__(self, choice: ModelChoice, settings: AnswerSettings, model_id: str, workers: int) -> None:
+    def __init__(self, cells: Sequence[Cell], workers: int) -> None:
         import ray
 
-        class Worker:
-            def __init__(self, choice: ModelChoice) -> None:
-                self.answerer = Answerer(load(choice), settings, model_id)
-
-            def facts(self) -> Record:
-                return self.answerer.facts()
-
-            def warm_up(self, question: Question) -> None:
-                self.answerer.warm_up(question)
-
-            def answer(self, question: Question) -> Answered:
-                return self.answerer.answer(question)
-
         ray.init(ignore_reinit_error=True, log_to_driver=False)
-        on_gpu = (choice.device or best_device()).startswith("cuda")
-        remote = ray.remote(num_gpus=choice.gpus if on_gpu else 0)(Worker)
-        first = remote.remote(choice)
-        self.facts: Record = _fetch(first.facts.remote())
-        same_tree = replace(choice, total_token=self.facts.get("tree", {}).get("total_token", choice.total_token))
-        self._workers = [first, *(remote.remote(same_tree) for _ in range(workers - 1))]
+        pair = cells[0].choice
+        on_gpu = (pair.device or best_device()).startswith("cuda")
+        remote = ray.remote(num_gpus=pair.gpus if on_gpu else 0)(OneModel)
+        first = remote.remote(cells)
+        self._facts: list[Record] = _fetch(first.facts.remote())
+        same_trees = [
+            replace(cell, choice=replace(cell.choice, total_token=size))
+            for cell, size in zip(cells, _fetch(first.sizes.remote()), strict=True)
+        ]
+        self._workers = [first, *(remote.remote(same_trees) for _ in range(workers - 1))]
 
-    def answer_all(self, questions: Sequence[Question]) -> Iterator[Answered]:
+    def facts(self) -> list[Record]:
+        """As ``OneModel.facts``."""
+        return self._facts
+
+    def answer_all(self, units: Sequence[Unit]) -> Iterator[tuple[int, Answered]]:
         """Warm up, then answer; yields in the order in which questions finish."""
         import ray
         from ray.util import ActorPool
 
         try:
-            if questions:
-                _fetch([worker.warm_up.remote(questions[0]) for worker in self._workers])
+            _fetch([worker.warm_up.remote(_firsts(units)) for worker in self._workers])
             pool = ActorPool(self._workers)
-            for question in questions:
-                pool.submit(lambda worker, question: worker.answer.remote(question), question)
+            for unit in units:
+                pool.submit(lambda worker, unit: worker.answer.remote(unit), unit)
             while pool.has_next():
                 try:
                     yield pool.get_next_unordered()
@@ -103,6 +119,11 @@ class ShardedModels:
                     raise _reason(error) from error
         finally:
             ray.shutdown()
+
+
+def _firsts(units: Sequence[Unit]) -> dict[int, Question]:
+    """The first question of every cell that has any."""
+    return dict(reversed(units))
 
 
 def _fetch(reference: Any) -> Any:

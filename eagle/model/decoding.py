@@ -10,7 +10,7 @@ from torch import Tensor
 from eagle.model.clock import Clock
 from eagle.model.drafter import Drafter, chance
 from eagle.model.sampling import Warper
-from eagle.model.target import Target
+from eagle.model.target import Scores, Target
 from eagle.model.tree import DraftTree, TreeShape, root_only
 from eagle.verification import RULES, Rule, Verdict
 
@@ -78,17 +78,7 @@ class Decoding:
         self.limit, self.stop_ids, self.generator = limit, stop_ids, generator
         self.tokens: list[int] = input_ids[0].tolist()
         self.prompt_length = len(self.tokens)
-        self.info = DecodingInfo(
-            processor_time=processor_time,
-            kv_time=0.0,
-            reset_tree_time=0.0,
-            tree_time=[],
-            eval_time=[],
-            update_time=[],
-            draft_time=[],
-            accept_length=[],
-            draft_length=[],
-        )
+        self.info = _no_rounds(processor_time)
         self.finished = False
         self.clock = Clock(target.device)
         self._begin(input_ids)
@@ -108,11 +98,43 @@ class Decoding:
         self.head_cache = self.drafter.new_cache(self.limit, self.shape) if self.drafter and self.shape else None
         self.info["kv_time"] = self.clock.lap()
         scores = self.target.prefill(input_ids, self.cache, features=self.drafter is not None)
-        token = int(self.verify(root_only(self.tokens[-1]), scores.logits).next_token)
+        # All that a restart needs to know: what else the target said of the prompt is in the caches by then.
+        last = scores.features if scores.features is None else scores.features[-1:].clone()
+        self._prompt_end = Scores(scores.logits.clone(), last)
+        self._first_token(scores)
+
+    @torch.inference_mode()
+    def restart(self, generator: torch.Generator | None) -> None:
+        """Forget the text, and begin another one behind the same prompt without reading it again.
+
+        Its law is that of a fresh ``Decoding``, whatever was decoded before.
+
+        Args:
+            generator: source of randomness.
+
+        Raises:
+            ValueError: the text has ended, so the next generation has its memory.
+        """
+        if self.finished:
+            raise ValueError("a text that has ended cannot be restarted; its memory is given away")
+        self.generator = generator
+        if self.shape is not None:
+            self.chance = chance(self.shape, self.warper, generator)
+        self.info = _no_rounds(self.info["processor_time"])
+        self.clock.lap()
+        del self.tokens[self.prompt_length :]
+        self.cache.commit_prompt(self.prompt_length)
+        if self.head_cache is not None:
+            # The head reads each token beside the feature of the one before: the prompt's last waits for the text.
+            self.head_cache.committed = self.prompt_length - 1
+        self._first_token(self._prompt_end)
+
+    def _first_token(self, prompt: Scores) -> None:
+        """Draw it from what the target said of the prompt, and draft what may follow."""
+        token = int(self.verify(root_only(self.tokens[-1]), prompt.logits).next_token)
         self._emit([token])
         if not self.finished:
-            following = torch.tensor(self.tokens[1:])
-            self.tree = self._draft(scores.features, following)
+            self.tree = self._draft(prompt.features)
         else:
             self._end()
         self.info["reset_tree_time"] = self.clock.lap()
@@ -134,10 +156,16 @@ class Decoding:
         if not self.finished:
             self.cache.keep(path)
             features = scores.features if scores.features is None else scores.features[path]
-            self.tree = self._draft(features, torch.tensor(self.tokens[-emitted:]))
+            self.tree = self._draft(features)
         else:
             self._end()
         info["update_time"].append(self.clock.lap())
+
+    def stop(self) -> None:
+        """End the text here, if it has not ended by itself."""
+        if not self.finished:
+            self.finished = True
+            self._end()
 
     def verify(self, tree: DraftTree, logits: Tensor) -> Verdict:
         """What of a tree is accepted, given (N, V) logits of the target."""
@@ -149,12 +177,14 @@ class Decoding:
         if self.drafter is not None and self.head_cache is not None:
             self.drafter.recycle(self.head_cache)
 
-    def _draft(self, features: Tensor | None, following: Tensor) -> DraftTree:
+    def _draft(self, features: Tensor | None) -> DraftTree:
+        """A tree behind the last token, given the features of the tokens that the head has not seen yet."""
         root, room = self.tokens[-1], self.limit - len(self.tokens) - 1
         began = self.clock.now()
         if self.drafter is None or self.shape is None or features is None or self.head_cache is None:
             tree = root_only(root)
         else:
+            following = torch.tensor(self.tokens[-len(features) :])
             tree = self.drafter.draft(features, following, root, self.head_cache, self.shape, room, self.chance)
         self.info["draft_time"].append(self.clock.now() - began)
         return tree
@@ -167,3 +197,17 @@ class Decoding:
                 self.finished = True
                 return count
         return len(tokens)
+
+
+def _no_rounds(processor_time: float) -> DecodingInfo:
+    return DecodingInfo(
+        processor_time=processor_time,
+        kv_time=0.0,
+        reset_tree_time=0.0,
+        tree_time=[],
+        eval_time=[],
+        update_time=[],
+        draft_time=[],
+        accept_length=[],
+        draft_length=[],
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -179,7 +179,47 @@ class EaModel:
         decoding = self._decoding(
             method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
         )
-        return _stream(decoding)
+        return (progress.output_ids() for progress in _rounds(decoding))
+
+    def rounds(
+        self,
+        drafting: Method | None,
+        input_ids: Tensor,
+        temperature: float = 0.0,
+        top_p: float = 0.0,
+        top_k: float = 0.0,
+        max_new_tokens: int = 512,
+        max_length: int = 2048,
+        is_llama3: bool = False,
+        generator: torch.Generator | None = None,
+        shape: TreeShape | None = None,
+    ) -> Generator[Decoding, None, None]:
+        """A generation for those who watch it: yields it, one and the same, after prefill and each round.
+
+        Nothing happens before the first item is asked for. Closing the iterator ends the generation early; the next one
+        gets its memory.
+
+        Args:
+            drafting: kind of tree and verification rule; None decodes autoregressively.
+            input_ids: as those of ``eagenerate``, like all that follow.
+            temperature: 0 is greedy.
+            top_p: nucleus mass; 0 and 1 mean off.
+            top_k: most likely tokens kept; 0 means off.
+            max_new_tokens: new tokens at most.
+            max_length: tokens at most, the prompt included.
+            is_llama3: ``<|eot_id|>`` also ends the text.
+            generator: source of randomness; None is torch's global CPU generator.
+            shape: bounds of the trees; None: those of the model.
+
+        Raises:
+            InputError: as ``eagenerate``, with the first item.
+        """
+        method = None if drafting is None else (drafting.shape(shape or self.shape), drafting.rule)
+        yield from _rounds(
+            self._decoding(
+                method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
+            )
+        )
 
     def naivegenerate(
         self,
@@ -274,11 +314,16 @@ def _run(decoding: Decoding, log: bool) -> Tensor | tuple[Tensor, int, int, Deco
     return decoding.output_ids(), decoding.new_tokens, len(decoding.info["tree_time"]) - 1, decoding.info
 
 
-def _stream(decoding: Decoding) -> Iterator[Tensor]:
-    yield decoding.output_ids()
-    while not decoding.finished:
-        decoding.step()
-        yield decoding.output_ids()
+def _rounds(decoding: Decoding) -> Generator[Decoding, None, None]:
+    try:
+        yield decoding
+        while not decoding.finished:
+            decoding.step()
+            yield decoding
+    except GeneratorExit:
+        # Not after an error: NaN in the caches would poison the next generation.
+        decoding.stop()
+        raise
 
 
 def load_base(path: str, **hf_kwargs: Any) -> PreTrainedModel:

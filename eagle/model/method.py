@@ -10,6 +10,8 @@ from eagle.verification import RULES, Rule
 
 DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2)
 CHAIN_SAMPLING = Sampling(threshold=None, rho=1.0, samples=1)
+VERIFIERS = tuple(name for name in RULES if name not in ("greedy", "naive_hsd"))
+"""Rules that can be asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,13 @@ class Method:
         method = cls(tree or (HYBRID if hsd else DETERMINISTIC), verifier or ("hsd" if hsd else "tokenwise"))
         if method.tree not in TREES:
             raise InputError(f"tree must be one of {', '.join(TREES)}, not {method.tree!r}")
-        usable = [name for name in RULES if name not in ("greedy", "naive_hsd")]
-        if method.verifier not in usable:
+        if method.verifier not in VERIFIERS:
             why = {
                 "greedy": "; temperature 0 uses it by itself, and above it would not sample",
                 "naive_hsd": "; it needs the draft's law behind tokens that were never drafted, "
                 "so it exists in eagle.simulation and eagle.verification.exact only",
             }.get(method.verifier, "")
-            raise InputError(f"verifier must be one of {', '.join(usable)}, not {method.verifier!r}{why}")
+            raise InputError(f"verifier must be one of {', '.join(VERIFIERS)}, not {method.verifier!r}{why}")
         if method.rule.chains_only and method.tree != CHAIN:
             raise InputError(f"verifier {method.verifier!r} is for a single chain: it needs tree='chain'")
         if method.verifier == "hsd_published" and method.tree == HYBRID:

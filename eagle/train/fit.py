@@ -36,6 +36,7 @@ from eagle.train.curves import draw_curves
 from eagle.train.features import Reader, Reading
 from eagle.train.initial import TARGET, new_head, shape_for
 from eagle.train.losses import judge
+from eagle.train.optimizer import MUON, OPTIMIZERS, Optimizer
 from eagle.train.progress import OPTIMIZER, Progress, RunFolder, read_metrics
 from eagle.train.readings import KeptReadings
 from eagle.train.settings import ComputingSettings
@@ -43,7 +44,6 @@ from eagle.train.steps import unroll
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
 
 FIT = "fit"
-BETAS = (0.9, 0.95)
 PRECISIONS = ("bf16", "no")
 TENSORBOARD = "tensorboard"
 UNITS, UNITS_KEY = "units.safetensors", "units"
@@ -84,8 +84,12 @@ class FitSettings(ComputingSettings):
     epochs: int = field(default=1, metadata={"help": "passes over the answers"})
     steps: int | None = field(default=None, metadata={"help": "optimizer steps at most"})
     tokens: int | None = field(default=None, metadata={"help": "answer tokens at most, over all epochs"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "at its peak"})
-    warmup: float = field(default=0.03, metadata={"help": "share of the steps in which the learning rate rises"})
+    optimizer: str = field(
+        default=MUON, metadata={"help": "muon, for the matrices inside the head with AdamW for the rest, or adamw"}
+    )
+    learning_rate: float = field(default=2.5e-3, metadata={"help": "of AdamW, at its peak"})
+    matrix_learning_rate: float = field(default=6e-3, metadata={"help": "of Muon, at its peak"})
+    warmup: float = field(default=0.03, metadata={"help": "share of the steps in which the learning rates rise"})
     weight_decay: float = field(default=0.01, metadata={"help": "of matrices; norms have none"})
     clipping: float = field(default=0.5, metadata={"help": "largest norm of a gradient"})
     mixed_precision: str = field(default="bf16", metadata={"help": f"one of {', '.join(PRECISIONS)}"})
@@ -110,7 +114,9 @@ class FitSettings(ComputingSettings):
         for name in ("decay", "acceptance_weight", "warmup", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(self, name)}")
-        for name in ("learning_rate", "clipping"):
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
+        for name in ("learning_rate", "matrix_learning_rate", "clipping"):
             if not getattr(self, name) > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(self, name)}")
         if self.max_length > self.batch_tokens:
@@ -121,11 +127,11 @@ class FitSettings(ComputingSettings):
             raise InputError("--norm-before-fc and --fc-norm exclude each other")
 
     def rate(self, step: int, total: int) -> float:
-        """The learning rate of a step, counted from 0: a linear rise, then half a cosine down to 0."""
+        """The share of the peak learning rates at a step, counted from 0: a linear rise, half a cosine down to 0."""
         rising = max(1, round(self.warmup * total))
         if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
     def shaping(self, documents: Sequence[Document], vocabulary: DraftVocabulary, processes: int) -> dict[str, Any]:
         """What decides the weights, in the types of YAML."""
@@ -319,17 +325,12 @@ class Run:
                 file.unlink(missing_ok=True)
             self.kept = KeptReadings(self.reader, self.training + self.held_out, file)
         self.trainee = Trainee(head, settings, self._units())
-        matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
-        norms = [parameter for parameter in head.parameters() if parameter.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": norms, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=BETAS,
-            fused=True,
+        self.optimizer = Optimizer(
+            head, settings.optimizer, settings.learning_rate, settings.matrix_learning_rate, settings.weight_decay
         )
         if self.resumed:
-            self._load(folder.checkpoint(self.progress.step), optimizer)
-        self.wrapped, self.optimizer = accelerator.prepare(self.trainee, optimizer)
+            self._load(folder.checkpoint(self.progress.step))
+        self.wrapped = accelerator.prepare(self.trainee)
 
     def describe(self, left_random: Sequence[str]) -> None:
         """Say on standard error what is about to happen."""
@@ -408,9 +409,7 @@ class Run:
 
     def _step(self, step: int, total: int) -> dict[str, Any]:
         """One optimizer step; what to log of it."""
-        rate = self.settings.rate(step, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        share = self.settings.rate(step, total)
         counts = self._counts(self.steps[step])
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         mine = self.steps[step][process::processes]
@@ -425,10 +424,9 @@ class Run:
                 self.accelerator.backward(loss * processes)
             sums = of_batch if number == 1 else sums + of_batch
         norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clipping)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(share)
         return {
-            "learning_rate": rate,
+            "learning_rate": share * self.settings.learning_rate,
             "gradient_norm": float(norm),
             **asdict(Tally.of(self.accelerator.reduce(sums).cpu())),
         }
@@ -458,7 +456,7 @@ class Run:
         if self.accelerator.is_main_process:
             self.folder.save(
                 progress,
-                self.optimizer.state_dict(),
+                self.optimizer.state(),
                 self._write,
             )
             draw_curves(read_metrics(self.folder.path), self.folder.path / "curves.png")
@@ -469,12 +467,12 @@ class Run:
         with self.trainee.in_units_of_the_target() as head:
             write_head(head, self.target, folder, OFFICIAL, head.fc.weight.dtype)
 
-    def _load(self, checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    def _load(self, checkpoint: Path) -> None:
         try:
             state = load_file(checkpoint / WEIGHT_NAMES[0])
             with self.trainee.in_units_of_the_target() as head:
                 head.load_state_dict({key: state[key] for key in head.state_dict()})
-            optimizer.load_state_dict(
+            self.optimizer.load(
                 torch.load(checkpoint / OPTIMIZER, map_location=self.accelerator.device, weights_only=True)
             )
         except (OSError, KeyError, ValueError, RuntimeError) as error:

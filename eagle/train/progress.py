@@ -144,7 +144,7 @@ class RunFolder:
         with self.metrics.open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(line) + "\n")
 
-    def save(self, progress: Progress, optimizer: dict[str, Any], write_head: Callable[[Path], None]) -> None:
+    def save(self, progress: Progress, optimizer: list[dict[str, Any]], write_head: Callable[[Path], None]) -> None:
         """Add a checkpoint, and remove those that are neither among the last two nor the best.
 
         Args:

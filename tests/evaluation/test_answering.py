@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from eagle.evaluation import compare, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat
+from eagle.evaluation import equal, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats
 from eagle.evaluation.answer import turn_seed
 from tests.tiny import make_chat_pair
 
@@ -144,19 +144,19 @@ def test_baseline_writes_its_own_files_and_compares(
     assert gen_baseline_answer_llama3chat.main(arguments(pair, questions, "--temperature", "0")) == 0
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--temperature", "0", "--dtype", "float32")) == 0
     stem = "mt_bench/f/tiny-temperature-0.0"
-    plain, drafted = lines(Path(f"{stem}_baseline.jsonl")), lines(Path(f"{stem}_ea.jsonl"))
-    assert [[choice["turns"] for choice in answer["choices"]] for answer in plain] == [
-        [choice["turns"] for choice in answer["choices"]] for answer in drafted
-    ]
+    assert equal.main([f"{stem}_baseline.jsonl", f"{stem}_ea.jsonl"]) == 0
     capsys.readouterr()
-    assert compare.main([f"{stem}_baseline.jsonl", f"{stem}_ea.jsonl"]) == 0
-    header, first, second = capsys.readouterr().out.splitlines()
-    assert header.split()[-3:] == ["tokens/s", "speed-up", "tau"]
-    assert first.split()[-2:] == ["1.00x", "1.00"]
+    assert stats.main([f"{stem}_ea.jsonl", "--baseline", f"{stem}_baseline.jsonl"]) == 0
+    title, _, header, first, second = capsys.readouterr().out.splitlines()[:5]
+    assert title == "tiny, temperature 0.0"
+    assert header.split()[-3:] == ["speed-up", "accepted/round", "tau"]
+    assert first.startswith("autoregressive ")
+    assert first.split()[-3:] == ["1.00x", "0.000", "1.000"]
     lengths = [
         length for info in lines(Path(f"{stem}_ea_info.jsonl")) for turn in info["accept_length"] for length in turn
     ]
-    assert second.split()[-1] == f"{1 + sum(lengths) / len(lengths):.2f}"
+    assert second.startswith("EAGLE-3 ")
+    assert second.split()[-1] == f"{1 + sum(lengths) / len(lengths):.3f}"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_accumulated_batches_and_one_large_one_make_the_same_step(tmp_path: Path
 def test_a_run_with_other_settings_or_answers_is_refused(tmp_path: Path) -> None:
     settings = replace(ready(tmp_path), steps=2)
     fit(settings)
-    with pytest.raises(InputError, match=r"was begun with learning_rate=0.001, this run has 0.01"):
+    with pytest.raises(InputError, match=r"was begun with learning_rate=0.0025, this run has 0.01"):
         fit(replace(settings, learning_rate=0.01))
     write_answers(settings.out / ANSWERS, some_answers(41))
     with pytest.raises(InputError, match=r"was begun with answers_sha256=.* choose another --out"):

@@ -1,0 +1,212 @@
+"""Talking to a pair: the settings of a chat, and the model that answers its messages."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from eagle import assets
+from eagle.application.streaming import Update, stream
+from eagle.errors import InputError
+from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load_with_trees, pair_of
+from eagle.model.ea_model import EaModel
+from eagle.model.method import VERIFIERS, Method
+from eagle.model.sampling import Warper
+from eagle.model.tree import DETERMINISTIC, HYBRID, TREES, TreeShape
+
+Message = dict[str, str]
+"""``role`` (``system``, ``user`` or ``assistant``) and ``content``."""
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How a message is answered.
+
+    Attributes:
+        hsd: hierarchical verification of hybrid trees; false: EAGLE-3.
+        temperature: 0 is greedy.
+        top_p: nucleus mass; 0 and 1 are off.
+        top_k: most likely tokens kept; 0 is off.
+        max_new_tokens: new tokens of an answer.
+        tree: kind of tree to use instead, one of ``TREES``.
+        verifier: name of the rule to use instead.
+
+    Raises:
+        InputError: a value out of its range, an unknown name, or a rule that does not go with the tree.
+    """
+
+    hsd: bool = True
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 1024
+    tree: str | None = None
+    verifier: str | None = None
+
+    def __post_init__(self) -> None:
+        Warper(self.temperature, self.top_p, self.top_k)
+        if self.max_new_tokens < 1:
+            raise InputError(f"new tokens must be 1 or more, not {self.max_new_tokens}")
+        Method.named(self.hsd, self.verifier, self.tree)
+
+    @property
+    def method(self) -> Method:
+        """Kind of tree and verification rule."""
+        return Method.named(self.hsd, self.verifier, self.tree)
+
+    @property
+    def method_name(self) -> str:
+        """For people: ``HSD``, ``EAGLE-3``, or the tree and the rule of another combination."""
+        usual = {Method.named(hsd=True): "HSD", Method.named(hsd=False): "EAGLE-3"}
+        return usual.get(self.method, f"{self.method.tree} tree, {self.method.verifier}")
+
+
+class ChatModel:
+    """A pair that answers conversations.
+
+    Args:
+        model: the pair.
+        shapes: of each kind of tree its bounds; kinds that are not in it have those of the model.
+        system_prompt: put before every conversation; None leaves that to the chat template.
+        seed: of every answer; None draws each time anew.
+        name: of the base model, for people.
+
+    Raises:
+        InputError: the tokenizer has no chat template.
+    """
+
+    def __init__(
+        self,
+        model: EaModel,
+        shapes: Mapping[str, TreeShape] | None = None,
+        system_prompt: str | None = None,
+        seed: int | None = None,
+        name: str = "",
+    ) -> None:
+        self.model, self.shapes, self.seed = model, shapes or {}, seed
+        self.system_prompt, self.name = system_prompt, name or Path(model.base_model_path).name
+        self.tokenizer = model.get_tokenizer()
+        if not self.tokenizer.chat_template:
+            raise InputError(
+                f"the tokenizer of {model.base_model_path} has no chat template, so it cannot hold a conversation; "
+                "use a chat model, or add chat_template.jinja to its folder"
+            )
+
+    @classmethod
+    def load(cls, choice: ModelChoice, system_prompt: str | None = None, seed: int | None = None) -> ChatModel:
+        """Load a pair, with the trees that are stored for it.
+
+        Raises:
+            InputError: see ``eagle.evaluation.loading.load_with_trees``; or the tokenizer has no chat template.
+        """
+        model, shapes = load_with_trees([replace(choice, kind=kind) for kind in TREES])
+        name = Path(choice.base_model_path or assets.DEFAULT_PAIR).name
+        return cls(model, dict(zip(TREES, shapes, strict=True)), system_prompt, seed, name)
+
+    def answer(
+        self, messages: Sequence[Message], settings: ChatSettings, autoregressive: bool = False
+    ) -> Generator[Update, None, None]:
+        """Answer the last message of a conversation, round by round; closing the iterator ends the answer.
+
+        Args:
+            messages: user and assistant in turn.
+            settings: how.
+            autoregressive: decode without drafting, whatever the settings' method.
+
+        Raises:
+            InputError: with the first item, a conversation that does not fit the model or its chat template.
+        """
+        prompt = self.prompt(messages)
+        generator = torch.Generator()
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        rounds = self.model.rounds(
+            None if autoregressive else settings.method,
+            prompt,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            max_new_tokens=settings.max_new_tokens,
+            max_length=prompt.shape[1] + settings.max_new_tokens,
+            generator=generator,
+            shape=self.shape(settings),
+        )
+        yield from stream(rounds, self.tokenizer)
+
+    def shape(self, settings: ChatSettings) -> TreeShape:
+        """The trees that some settings mean."""
+        method = settings.method
+        # Nothing is sampled at temperature 0, where a hybrid tree is EAGLE-3's and so has its size.
+        kind = DETERMINISTIC if method.tree == HYBRID and settings.temperature == 0 else method.tree
+        return method.shape(self.shapes.get(kind, self.model.shape))
+
+    def prompt(self, messages: Sequence[Message]) -> Tensor:
+        """(1, n) int64: a conversation as the model reads it, up to where its answer begins.
+
+        Raises:
+            InputError: the chat template refuses it.
+        """
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        try:
+            text = self.tokenizer.apply_chat_template([*system, *messages], tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InputError(f"the model's chat template refuses this conversation: {error}") from error
+        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        return ids.to(self.model.device)
+
+
+def add_chat_arguments(parse: argparse.ArgumentParser) -> None:
+    """The arguments that name a pair and say how it answers."""
+    add_pair_arguments(parse.add_argument_group("model"))
+    default = ChatSettings()
+    how = parse.add_argument_group("answers")
+    how.add_argument(
+        "--hsd",
+        action=argparse.BooleanOptionalAction,
+        default=default.hsd,
+        help="hybrid trees, joint verification (lossless); --no-hsd: EAGLE-3",
+    )
+    how.add_argument("--verifier", help=f"ablation: another rule ({', '.join(VERIFIERS)})")
+    how.add_argument("--tree", help=f"ablation: another kind of tree ({', '.join(TREES)})")
+    how.add_argument("--temperature", type=float, default=default.temperature, help="0 is greedy")
+    how.add_argument("--top_p", "--top-p", type=float, default=default.top_p, help="nucleus mass; 0 and 1 are off")
+    how.add_argument("--sample-top-k", type=int, default=default.top_k, help="most likely tokens kept; 0 is off")
+    how.add_argument("--max-new-token", type=int, default=default.max_new_tokens, help="new tokens of an answer")
+    how.add_argument("--seed", type=int, help="of every answer, so that the same question has the same answer")
+    how.add_argument("--system-prompt", help="system message of the conversation")
+
+
+def settings_of(args: argparse.Namespace) -> ChatSettings:
+    """The settings that those arguments name.
+
+    Raises:
+        InputError: see ``ChatSettings``.
+    """
+    return ChatSettings(
+        hsd=args.hsd,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.sample_top_k,
+        max_new_tokens=args.max_new_token,
+        tree=args.tree,
+        verifier=args.verifier,
+    )
+
+
+def chat_model_of(args: argparse.Namespace) -> ChatModel:
+    """Load what those arguments name.
+
+    Raises:
+        InputError: see ``ChatModel.load``.
+    """
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed must be 0 or more and below 2^63, not {args.seed}")
+    return ChatModel.load(pair_of(args), args.system_prompt, args.seed)

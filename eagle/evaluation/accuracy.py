@@ -1,0 +1,218 @@
+"""Are the answers right: ``python -m eagle.evaluation.accuracy ANSWERS [ANSWERS ...] --bench-name gsm8k``.
+
+As in the usual evaluation of GSM8K (Cobbe et al. 2021): the last number of an answer against the number that its
+reference gives behind ``####``. Shown beside what drafting gained: BE, block efficiency, and DS, decoding speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from eagle.errors import InputError
+from eagle.evaluation.bench import GSM8K, add_bench_arguments, question_file
+from eagle.evaluation.lines import parse_answer, read_lines
+from eagle.evaluation.questions import Question, load_questions
+from eagle.evaluation.records import RunFiles
+from eagle.evaluation.report import Member, read_members
+from eagle.evaluation.summary import Estimate
+from eagle.evaluation.tables import Table, estimate
+from eagle.program import run_program
+
+MARK = "####"
+THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+# A sign counts where nothing that could be subtracted from stands before it; minus is a hyphen or U+2212.
+NUMBER = re.compile("(?:(?<![0-9A-Za-z)\\]])[-\u2212]\\$?)?(?:[0-9]+(?:\\.[0-9]+)?|\\.[0-9]+)")
+# Of the normal distribution, for an interval of 95 %.
+Z = 1.959963984540054
+
+Texts = dict[int | str, list[tuple[str, ...]]]
+"""Of each question the choices, each a text per turn."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many answers of a run are right.
+
+    Attributes:
+        questions: answered.
+        share: of right answers; of a question with several, their mean.
+        without_number: answers that hold no number at all, which are wrong.
+    """
+
+    questions: int
+    share: float
+    without_number: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """The share with its interval (Wilson 1927) over questions.
+
+        Several answers to a question count as one, which makes it rather too wide than too narrow.
+        """
+        n, p = self.questions, self.share
+        centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+        return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def final_number(text: str) -> Decimal | None:
+    """The last number in a text, without the commas of its thousands; None if there is none.
+
+    A dollar sign before it and a full stop behind it are no part of it.
+    """
+    numbers = NUMBER.findall(THOUSANDS.sub("", text))
+    return Decimal(re.sub("[\u2212$]", lambda sign: "" if sign[0] == "$" else "-", numbers[-1])) if numbers else None
+
+
+def reference_number(text: str) -> Decimal | None:
+    """The number behind ``####``, or the last one of a reference without that mark; None if there is none."""
+    return final_number(text.rpartition(MARK)[2])
+
+
+def accuracy(texts: Texts, questions: Mapping[int | str, Question]) -> Accuracy:
+    """Compare answers with references.
+
+    Args:
+        texts: answers, by question.
+        questions: with their references, by id.
+
+    Raises:
+        InputError: a question that is not there, or has no reference with a number.
+    """
+    shares, without_number = [], 0
+    for question_id, choices in texts.items():
+        expected = _expected(question_id, questions)
+        found = [[final_number(text) for text in turns] for turns in choices]
+        right = [answer == number for turns in found for answer, number in zip(turns, expected, strict=False)]
+        without_number += sum(number is None for turns in found for number in turns[: len(expected)])
+        shares.append(sum(right) / len(right))
+    return Accuracy(len(shares), sum(shares) / len(shares), without_number)
+
+
+def _expected(question_id: int | str, questions: Mapping[int | str, Question]) -> list[Decimal]:
+    question = questions.get(question_id)
+    if question is None:
+        raise InputError(f"question {question_id} of the answers is not in the question file; name theirs")
+    if not question.reference:
+        raise InputError(f"question {question_id} has no reference in the question file to compare with")
+    numbers = [reference_number(text) for text in question.reference]
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers):
+        raise InputError(
+            f"question {question_id}: its reference holds no number; accuracy is for questions answered by a number"
+        )
+    return known
+
+
+def read_texts(member: Member) -> Texts:
+    """The answers of a run's complete questions.
+
+    Raises:
+        InputError: there are none with a text for each turn.
+    """
+    lines, _ = read_lines(member.run.files.answers, _parse)
+    complete = set(member.run.questions)
+    texts = {question_id: choices for question_id, choices in filter(None, lines) if question_id in complete}
+    if not texts:
+        raise InputError("no line with the answers' texts")
+    return texts
+
+
+def _parse(record: dict[str, Any]) -> tuple[int | str, list[tuple[str, ...]]]:
+    question_id = parse_answer(record).question_id
+    texts = []
+    for choice in record["choices"]:
+        turns = choice.get("turns")
+        if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+            raise ValueError("'turns' is not a list with a text for each turn")
+        texts.append(tuple(turns))
+    return question_id, texts
+
+
+def table(members: Sequence[Member], accuracies: Sequence[Accuracy]) -> Table:
+    """A row for each run: is it right, how much was accepted a round, how fast was it."""
+    rows = []
+    for member, right in zip(members, accuracies, strict=True):
+        figures = member.summary.figures
+        percent = Estimate(*(100 * value for value in (right.estimate.value, right.estimate.low, right.estimate.high)))
+        rows.append(
+            [
+                member.label,
+                str(right.questions),
+                estimate(percent, 1),
+                str(right.without_number),
+                estimate(figures["accepted_per_round"], 3),
+                estimate(figures["accepted_tokens_per_second"], 2),
+                estimate(figures["tokens_per_second"], 2),
+            ]
+        )
+    return Table(
+        "Accuracy",
+        ["run", "questions", "ACC, %", "no number", "BE, accepted/round", "DS, accepted tokens/s", "DS, tokens/s"],
+        rows,
+        [
+            "ACC: the last number of the answer is that of the reference. In brackets: 95 % intervals over questions, "
+            "Wilson's of ACC, bootstrap of the others.",
+        ],
+    )
+
+
+def _note_other_questions(files: RunFiles, questions: Path) -> None:
+    """Question files count from 0 alike: answers to one give no error with another, only wrong figures."""
+    try:
+        answered = json.loads(files.run.read_text(encoding="utf-8"))["settings"]["questions_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if answered != hashlib.sha256(questions.read_bytes()).hexdigest():
+        print(
+            f"note: {files.answers} was answered from another file than {questions}; ACC holds only if the questions "
+            "are the same",
+            file=sys.stderr,
+        )
+
+
+def report(argv: Sequence[str] | None) -> None:
+    """The whole program.
+
+    Raises:
+        InputError: anything the user can put right.
+    """
+    parse = argparse.ArgumentParser(
+        prog="python -m eagle.evaluation.accuracy",
+        description="Exact match of the final number, accepted lengths and speed of finished runs.",
+        allow_abbrev=False,
+    )
+    parse.add_argument("answers", nargs="+", type=Path, metavar="ANSWERS", help="file of a run, or folder with runs")
+    add_bench_arguments(parse, default=GSM8K)
+    args = parse.parse_args(argv)
+    file = question_file(args)
+    questions = {question.question_id: question for question in load_questions(file)}
+    members = read_members(args.answers, None, None, {})
+    accuracies = []
+    for member in members:
+        _note_other_questions(member.run.files, file)
+        try:
+            accuracies.append(accuracy(read_texts(member), questions))
+        except InputError as error:
+            raise InputError(f"{member.run.files.answers}, {file}: {error}") from None
+    made = table(members, accuracies)
+    print("\n".join([made.title, "", made.text(), *made.notes]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(report, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

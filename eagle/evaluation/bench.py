@@ -1,0 +1,90 @@
+"""Where a benchmark's questions are."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+from pathlib import Path
+
+from eagle import assets
+from eagle.errors import InputError
+from eagle.evaluation.questions import GSM8K_CATEGORY
+
+MT_BENCH = "mt_bench"
+GSM8K = "gsm8k"
+EAGLE_BENCHES = (GSM8K, "humaneval", "alpaca", "qa", "sum")
+EAGLE_REPOSITORY = "https://github.com/SafeAILab/EAGLE"
+HUB_GSM8K = "openai/gsm8k"
+
+
+def add_bench_arguments(parse: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = MT_BENCH) -> None:
+    """Add the arguments that name the questions."""
+    parse.add_argument(
+        "--bench-name",
+        default=default,
+        help=f"folder of the answers, and of the questions: {MT_BENCH} and {GSM8K} are fetched, of others "
+        f"(in EAGLE {', '.join(EAGLE_BENCHES[1:])}) the file <bench-name>/question.jsonl is read",
+    )
+    parse.add_argument(
+        "--question-file", type=Path, help="questions in FastChat's and EAGLE's JSON lines, or in GSM8K's own"
+    )
+
+
+def question_file(args: argparse.Namespace) -> Path:
+    """The file with the questions that those arguments name.
+
+    Raises:
+        InputError: there is none, and it cannot be had.
+    """
+    if args.question_file is not None:
+        return Path(args.question_file)
+    file = Path(args.bench_name) / "question.jsonl"
+    if args.bench_name == MT_BENCH:
+        return assets.mt_bench_questions()
+    if file.is_file():
+        return file
+    if args.bench_name == GSM8K:
+        return _gsm8k_of_the_hub(file)
+    known = f" from {_in_eagle(args.bench_name)}" if args.bench_name in EAGLE_BENCHES else ""
+    raise InputError(
+        f"no questions for --bench-name {args.bench_name}: put them{known} at {file}, or name a --question-file"
+    )
+
+
+def _in_eagle(bench: str) -> str:
+    return f"eagle/data/{bench}/question.jsonl of {EAGLE_REPOSITORY}"
+
+
+def _gsm8k_of_the_hub(file: Path) -> Path:
+    """GSM8K's test questions in EAGLE's format, fetched from the hub once and then kept in the cache."""
+    cached = assets.cache_dir() / "data" / "gsm8k-test.jsonl"
+    if cached.is_file():
+        return cached
+    instead = f"or put EAGLE's 80 of them, {_in_eagle(GSM8K)}, at {file}, or name a --question-file"
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise InputError(
+            f"fetching GSM8K's questions needs the package datasets: pip install datasets, {instead}"
+        ) from None
+    try:
+        rows = datasets.load_dataset(HUB_GSM8K, "main", split="test")
+        lines = [
+            {"question_id": place, "category": GSM8K_CATEGORY, "turns": [row["question"]], "reference": [row["answer"]]}
+            for place, row in enumerate(rows)
+        ]
+    except Exception as error:  # of many types, all of them about the network or what is there
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"GSM8K's questions ({HUB_GSM8K} on the hub) could not be read: {reason}; try again, {instead}"
+        ) from error
+    temporary = cached.with_name(f".{cached.name}-{os.getpid()}")
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        temporary.replace(cached)
+    except OSError as error:
+        raise InputError(f"cannot write {cached}: {error} (EAGLE_CACHE chooses another place)") from error
+    return cached

@@ -1,0 +1,131 @@
+"""A cell: one method at one sampling, as it is answered, named and written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eagle import assets
+from eagle.errors import InputError
+from eagle.evaluation.answer import AnswerSettings
+from eagle.evaluation.loading import ModelChoice
+from eagle.evaluation.records import Record, RunFiles
+from eagle.model.method import Method
+from eagle.model.sampling import Warper
+from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one sampling.
+
+    Attributes:
+        settings: how to answer.
+        choice: the pair, and the method's tree.
+        model_id: name of the model and the sampling in the answers.
+        files: where the answers go.
+    """
+
+    settings: AnswerSettings
+    choice: ModelChoice
+    model_id: str
+    files: RunFiles
+
+    @property
+    def label(self) -> str:
+        """The method and the sampling, for people: ``ea_hsd, temperature 1.0``."""
+        nucleus = f", top_p {self.settings.top_p}" if 0.0 < self.settings.top_p < 1.0 else ""
+        return f"{_suffix(self.settings.drafting)}, temperature {self.settings.temperature}{nucleus}"
+
+
+def cell_of(
+    args: argparse.Namespace,
+    drafting: Method | None,
+    temperature: float,
+    top_p: float,
+    sampled: Mapping[str, Any],
+    answer_file: Path | None = None,
+) -> Cell:
+    """The cell of a method at a sampling.
+
+    Args:
+        args: of ``arguments.answering_parser``.
+        drafting: the method; None is the baseline.
+        temperature: 0 is greedy.
+        top_p: nucleus mass; 0 and 1 are off.
+        sampled: fields of ``Sampling`` that were given, for a hybrid tree.
+        answer_file: where the answers go, if not where EAGLE puts them.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    Warper(temperature, top_p, args.sample_top_k)
+    for name in ("max_new_token", "num_choices"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
+    settings = AnswerSettings(
+        drafting=drafting,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=args.sample_top_k,
+        max_new_token=args.max_new_token,
+        num_choices=args.num_choices,
+        seed=args.seed,
+        system_prompt=args.system_prompt,
+    )
+    model_id = _model_id(args, settings)
+    usual = Path(args.bench_name) / args.folder_id / f"{model_id}_{_suffix(drafting)}.jsonl"
+    return Cell(settings, _choice(args, settings, sampled), model_id, RunFiles.beside(answer_file or usual))
+
+
+def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping[str, Any]) -> ModelChoice:
+    drafting = settings.drafting
+    kind = DETERMINISTIC if drafting is None else drafting.tree
+    if kind == HYBRID and settings.temperature == 0:
+        # Nothing is sampled at temperature 0, so HSD takes EAGLE-3's tree and writes EAGLE-3's text.
+        kind, sampled = DETERMINISTIC, {}
+    # Without drafts there is no tree to measure.
+    measured_in_vain = drafting is None and args.total_token == AUTO_TOTAL_TOKEN
+    return ModelChoice(
+        base_model_path=args.base_model_path,
+        ea_model_path=args.ea_model_path,
+        dtype=args.dtype,
+        device=args.device,
+        load_in_8bit=args.load_in_8bit,
+        gpus=args.num_gpus_per_model,
+        max_gpu_memory=args.max_gpu_memory,
+        total_token=None if measured_in_vain else args.total_token,
+        depth=args.depth,
+        top_k=args.top_k,
+        kind=kind,
+        sampling=sampled,
+    )
+
+
+def described(cell: Cell, questions_sha256: str) -> Record:
+    """What shapes the text and is known before loading; answers of other settings are never mixed with these."""
+    choice, settings = cell.choice, cell.settings
+    drafted = {"ea_model": choice.ea_model_path or assets.DEFAULT_PAIR} if settings.drafting else {}
+    return {
+        "base_model": choice.base_model_path or assets.DEFAULT_PAIR,
+        **drafted,
+        "load_in_8bit": choice.load_in_8bit,
+        "questions_sha256": questions_sha256,
+        **asdict(settings),
+    }
+
+
+def _model_id(args: argparse.Namespace, settings: AnswerSettings) -> str:
+    """Name of the model and its sampling, as EAGLE's files have it: ``<model-id>-temperature-<t>[-top_p-<p>]``."""
+    name = args.model_id or Path(args.base_model_path or assets.DEFAULT_PAIR).name
+    top_p = f"-top_p-{settings.top_p}" if 0.0 < settings.top_p < 1.0 else ""
+    return f"{name}-temperature-{settings.temperature}{top_p}"
+
+
+def _suffix(drafting: Method | None) -> str:
+    """EAGLE's file names, ``ea_hsd`` for HSD; an ablation has its tree and its rule in the name."""
+    usual = {None: "baseline", Method.named(hsd=False): "ea", Method.named(hsd=True): "ea_hsd"}
+    return usual[drafting] if drafting is None or drafting in usual else f"ea_{drafting.tree}_{drafting.verifier}"

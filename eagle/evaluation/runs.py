@@ -1,0 +1,289 @@
+"""Runs on disk: finding them, and reading one into flat arrays over its rounds and questions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eagle.errors import InputError
+from eagle.evaluation.lines import (
+    COUNTS,
+    TIMES,
+    Answer,
+    Choice,
+    Floats,
+    Info,
+    Ints,
+    parse_answer,
+    parse_info,
+    read_lines,
+)
+from eagle.evaluation.naming import About, about
+from eagle.evaluation.records import RunFiles
+
+INFO = "_info.jsonl"
+RUN = "_run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: n questions with all their choices and turns, R rounds in the questions' order.
+
+    Attributes:
+        files: where it is.
+        about: what it was made with.
+        questions: n ids.
+        categories: n categories, None where unknown.
+        offsets: (n + 1,) int64; the rounds of question i are ``offsets[i]`` to ``offsets[i + 1]``.
+        accept_length: (R,) int64, draft tokens accepted, without the target's own.
+        draft_length: (R,) int64, tokens on the longest path of the tree, the root included.
+        tree_time: (R,) float64, seconds of the target's forward.
+        eval_time: (R,) float64, seconds of warping and verification.
+        update_time: (R,) float64, seconds of commit and next draft.
+        draft_time: (R,) float64, seconds of drafting the round's tree; None if not recorded.
+        new_tokens: (n,) int64.
+        generate_time: (n,) float64, seconds of the whole generation, prefill included.
+        wall_time: (n,) float64, seconds as the answers file has them.
+        reset_tree_time: (n,) float64, seconds of prefill, first token and first draft.
+        first_draft_time: (n,) float64, seconds of ``draft_time`` that lie in ``reset_tree_time``; None if not recorded.
+        skipped: malformed lines in its files.
+        gamma: only rounds of this draft length were kept; None is all.
+        rounds_read: rounds before that.
+    """
+
+    files: RunFiles
+    about: About
+    questions: tuple[int | str, ...]
+    categories: tuple[str | None, ...]
+    offsets: Ints
+    accept_length: Ints
+    draft_length: Ints
+    tree_time: Floats
+    eval_time: Floats
+    update_time: Floats
+    draft_time: Floats | None
+    new_tokens: Ints
+    generate_time: Floats
+    wall_time: Floats
+    reset_tree_time: Floats
+    first_draft_time: Floats | None
+    skipped: int
+    gamma: int | None
+    rounds_read: int
+
+    def per_question(self, of_rounds: NDArray[Any]) -> NDArray[Any]:
+        """(n,) sums over each question's rounds of a (R,) array."""
+        cumulative = np.concatenate([np.zeros(1, of_rounds.dtype), np.cumsum(of_rounds)])
+        return cumulative[self.offsets[1:]] - cumulative[self.offsets[:-1]]
+
+    def with_categories(self, known: Mapping[int | str, str | None]) -> Run:
+        """The same with the categories that its files do not tell."""
+        categories = (
+            category or known.get(question) for question, category in zip(self.questions, self.categories, strict=True)
+        )
+        return replace(self, categories=tuple(categories))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The answers files of the runs that paths name.
+
+    Args:
+        paths: answers, info or run files of a run, or folders, which are searched with all folders in them.
+
+    Returns:
+        Each run once, in the order of the paths; within a folder by model, temperature and method.
+
+    Raises:
+        InputError: nothing there, a folder without runs, or a file without the other one of its run.
+    """
+    found = [answers for path in paths for answers in (_in_folder(path) if path.is_dir() else [_named(path)])]
+    once: dict[Path, Path] = {}
+    for file in found:
+        once.setdefault(file.resolve(), file)
+    return list(once.values())
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    infos = sorted(folder.rglob(f"*{INFO}"))
+    answers = [info.with_name(info.name.removesuffix(INFO) + ".jsonl") for info in infos]
+    complete = [file for file in answers if file.is_file() and file.stat().st_size > 0]
+    if not complete:
+        raise InputError(f"{folder}: no runs there (a run is a file of answers NAME.jsonl and NAME{INFO} beside it)")
+    # As they are compared: a temperature together, the baseline first.
+    return sorted(complete, key=lambda file: (file.parent, about(RunFiles.beside(file)).order, file.name))
+
+
+def _named(path: Path) -> Path:
+    name = path.name
+    if name.endswith((INFO, RUN)):
+        name = name.removesuffix(INFO).removesuffix(RUN) + ".jsonl"
+    files = RunFiles.beside(path.with_name(name))
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    for file in (files.answers, files.info):
+        if not file.is_file():
+            raise InputError(f"{path}: not a run, since there is no {file.name} beside it")
+        if file.stat().st_size == 0:
+            raise InputError(f"{file}: the file is empty")
+    return files.answers
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_run(path: Path, gamma: int | None = None) -> Run:
+    """Read a run; what is malformed or incomplete is named on standard error and left out.
+
+    Args:
+        path: any of its files.
+        gamma: keep only rounds whose ``draft_length`` is this.
+
+    Raises:
+        InputError: no such run, no complete question in it, or no round of that draft length.
+    """
+    files = RunFiles.beside(_named(path))
+    answers, bad_answers = read_lines(files.answers, parse_answer)
+    infos, bad_infos = read_lines(files.info, parse_info)
+    skipped = bad_answers + bad_infos
+    if skipped:
+        print(f"{files.answers}: malformed lines skipped: {skipped}", file=sys.stderr)
+    complete = _by_question(_matched(files, answers, infos))
+    if not complete:
+        raise InputError(f"{files.answers}: no question with both its answer and its info ({files.info.name})")
+    run = _assembled(files, complete, skipped)
+    return run if gamma is None else _only(run, gamma)
+
+
+def _matched(
+    files: RunFiles, answers: list[Answer | None], infos: list[Info | None]
+) -> Iterator[tuple[int | str, Choice, Info]]:
+    """The choices that have both, in the order of the info lines."""
+    if any(info is not None and info.question_id is None for info in infos):
+        pairs = _by_place(files, answers, infos)
+    else:
+        pairs = _by_id(files, answers, infos)
+    for question, choice, info in pairs:
+        if choice.turns == info.turns:
+            yield question, choice, info
+        else:
+            turns = f"{choice.turns} turns in the answers, {info.turns} in the info"
+            print(f"{files.answers}: question {question}: {turns}; left out", file=sys.stderr)
+
+
+def _by_place(
+    files: RunFiles, answers: list[Answer | None], infos: list[Info | None]
+) -> Iterator[tuple[int | str, Choice, Info]]:
+    """Info lines without ids, as the published code writes them: the i-th belongs to the i-th answer."""
+    if len(answers) != len(infos):
+        print(
+            f"{files.answers}: {len(answers)} answers, but {len(infos)} lines in {files.info.name}, which name no "
+            "question; taken in order",
+            file=sys.stderr,
+        )
+    for answer, info in zip(answers, infos, strict=False):
+        if answer is None or info is None:
+            continue
+        if len(answer.choices) > 1:
+            raise InputError(
+                f"{files.info}: its lines name no question, and question {answer.question_id} has several choices, so "
+                "which line is whose cannot be told"
+            )
+        yield answer.question_id, next(iter(answer.choices.values())), info
+
+
+def _by_id(
+    files: RunFiles, answers: list[Answer | None], infos: list[Info | None]
+) -> Iterator[tuple[int | str, Choice, Info]]:
+    waiting: dict[tuple[int | str, int], Choice] = {}
+    for answer in answers:
+        if answer is not None:
+            waiting.update({(answer.question_id, index): choice for index, choice in answer.choices.items()})
+    lone = 0
+    for info in infos:
+        if info is None or info.question_id is None:
+            continue
+        choice = waiting.pop((info.question_id, info.choice_index), None)
+        if choice is None:
+            lone += 1
+        else:
+            yield info.question_id, choice, info
+    for count, what in ((lone, "lines of info without an answer of their own"), (len(waiting), "answers without info")):
+        if count:
+            print(f"{files.answers}: {count} {what}; left out", file=sys.stderr)
+
+
+_Complete = dict[int | str, list[tuple[Choice, Info]]]
+
+
+def _by_question(matched: Iterator[tuple[int | str, Choice, Info]]) -> _Complete:
+    complete: _Complete = {}
+    for question, choice, info in matched:
+        complete.setdefault(question, []).append((choice, info))
+    return complete
+
+
+def _assembled(files: RunFiles, complete: _Complete, skipped: int) -> Run:
+    infos = [info for pairs in complete.values() for _, info in pairs]
+    timed = all("draft_time" in info.rounds for info in infos)
+    rounds = {
+        key: np.concatenate([info.rounds[key] for info in infos])
+        for key in (*COUNTS, *TIMES, *(("draft_time",) if timed else ()))
+    }
+    in_question = [sum(len(info.rounds["accept_length"]) for _, info in pairs) for pairs in complete.values()]
+
+    def of_questions(name: str) -> Floats:
+        return np.array([sum(getattr(info, name) for _, info in pairs) for pairs in complete.values()], np.float64)
+
+    return Run(
+        files=files,
+        about=about(files),
+        questions=tuple(complete),
+        categories=tuple(pairs[0][1].category for pairs in complete.values()),
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(in_question)]),
+        accept_length=rounds["accept_length"],
+        draft_length=rounds["draft_length"],
+        tree_time=rounds["tree_time"],
+        eval_time=rounds["eval_time"],
+        update_time=rounds["update_time"],
+        draft_time=rounds.get("draft_time"),
+        new_tokens=np.array([sum(choice.new_tokens for choice, _ in pairs) for pairs in complete.values()], np.int64),
+        generate_time=of_questions("generate_time"),
+        wall_time=np.array([sum(choice.wall_time for choice, _ in pairs) for pairs in complete.values()], np.float64),
+        reset_tree_time=of_questions("reset_tree_time"),
+        first_draft_time=of_questions("first_draft_time") if timed else None,
+        skipped=skipped,
+        gamma=None,
+        rounds_read=len(rounds["accept_length"]),
+    )
+
+
+def _only(run: Run, gamma: int) -> Run:
+    kept = run.draft_length == gamma
+    if not kept.any():
+        there = ", ".join(map(str, np.unique(run.draft_length)))
+        raise InputError(f"{run.files.answers}: no round has draft length {gamma}; there are {there or 'no rounds'}")
+    counts = run.per_question(kept.astype(np.int64))
+    return replace(
+        run,
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+        accept_length=run.accept_length[kept],
+        draft_length=run.draft_length[kept],
+        tree_time=run.tree_time[kept],
+        eval_time=run.eval_time[kept],
+        update_time=run.update_time[kept],
+        draft_time=None if run.draft_time is None else run.draft_time[kept],
+        gamma=gamma,
+    )

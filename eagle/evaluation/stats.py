@@ -1,0 +1,156 @@
+"""Figures, tables, pictures and a page of finished runs: ``python -m eagle.evaluation.stats PATH [PATH ...]``.
+
+A path is any file of a run, or a folder with runs. A baseline among the runs is found by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eagle.errors import InputError
+from eagle.evaluation.questions import Question, load_questions
+from eagle.evaluation.report import Comparison, Member, data, notes, read_members, rows, tables
+from eagle.evaluation.runs import find_runs
+from eagle.program import run_program
+
+BY = ("category", "depth", "time")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    parse = argparse.ArgumentParser(
+        prog="python -m eagle.evaluation.stats",
+        description="Tokens/s, speed-up and accepted lengths of finished runs, with 95 % intervals over questions.",
+        allow_abbrev=False,
+    )
+    parse.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a file of a run, or a folder with runs")
+    parse.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="run that all others are compared with; default: found among PATHs",
+    )
+    parse.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A", "B"), help="B over A, paired on the questions that both have"
+    )
+    parse.add_argument("--by", action="append", choices=BY, default=[], help="one more table; may be repeated")
+    parse.add_argument("--question-file", type=Path, help="questions whose categories the runs do not tell")
+    parse.add_argument("--gamma", type=int, metavar="N", help="only rounds of this draft length (the root included)")
+    parse.add_argument("--format", choices=FORMATS, default="table", help="of what is printed; default: table")
+    parse.add_argument("--plot", type=Path, metavar="DIR", help="draw pictures, as PNG and SVG")
+    parse.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page that needs no network")
+    return parse
+
+
+def as_text(members: Sequence[Member], by: Sequence[str], comparison: Comparison | None) -> str:
+    """Aligned tables."""
+    blocks = ["\n".join([table.title, "", table.text(), *table.notes]) for table in tables(members, by, comparison)]
+    return "\n\n".join([*blocks, "\n".join(notes(members))])
+
+
+def as_markdown(members: Sequence[Member], by: Sequence[str], comparison: Comparison | None) -> str:
+    """Markdown tables."""
+    blocks = [
+        "\n\n".join([f"**{table.title}**", table.markdown(), *table.notes]) for table in tables(members, by, comparison)
+    ]
+    return "\n\n".join([*blocks, *notes(members)])
+
+
+def as_csv(members: Sequence[Member], by: Sequence[str], comparison: Comparison | None) -> str:
+    """One table with every figure: a row per run, and per category with ``--by category``."""
+    if comparison is not None:
+        raise InputError("--format csv holds one table of runs; for --compare take --format json, table or md")
+    flat = rows(members, by)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, flat[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue().rstrip("\n")
+
+
+def as_json(members: Sequence[Member], by: Sequence[str], comparison: Comparison | None) -> str:
+    """One object with every figure."""
+    return json.dumps(data(members, by, comparison), indent=2, ensure_ascii=False)
+
+
+FORMATS: dict[str, Callable[[Sequence[Member], Sequence[str], Comparison | None], str]] = {
+    "table": as_text,
+    "md": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+}
+
+
+def stats(argv: Sequence[str] | None) -> None:
+    """The whole program: read, sum up, print; then draw and write what was asked for.
+
+    Raises:
+        InputError: anything the user can put right.
+    """
+    args = parser().parse_args(argv)
+    pair: list[Path] = args.compare or []
+    if not args.paths and not pair:
+        raise InputError("name a run or a folder with runs, for instance mt_bench/default")
+    if args.gamma is not None and args.gamma < 2:
+        raise InputError(f"--gamma must be 2 or more (the root is included), not {args.gamma}")
+    if args.gamma is not None and args.baseline is not None:
+        raise InputError("--gamma does not go with --baseline: tokens/s cannot be split by rounds")
+    if pair and args.format == "csv":
+        raise InputError("--format csv holds one table of runs; for --compare take --format json, table or md")
+    for path in (*pair, *([args.baseline] if args.baseline else [])):
+        if path.is_dir():
+            raise InputError(f"--compare and --baseline take runs, and {path} is a folder: name a file of the run")
+    questions = {question.question_id: question for question in _questions(args.question_file)}
+    categories = {question_id: question.category for question_id, question in questions.items()}
+    members = read_members([*args.paths, *pair], args.baseline, args.gamma, categories)
+    if "category" in args.by and not any(any(member.run.categories) for member in members):
+        raise InputError("--by category: the runs do not tell their questions' categories; --question-file FILE does")
+    comparison = _comparison(members, pair) if pair else None
+    print(FORMATS[args.format](members, args.by, comparison), flush=True)
+    if args.plot is not None:
+        # Only here: matplotlib takes longer to load than all of the above.
+        from eagle.evaluation.plots import draw, save
+
+        _written(args.plot, lambda: save(draw(members), args.plot))
+    if args.html is not None:
+        from eagle.evaluation.page import write_page
+
+        _written(args.html, lambda: write_page(args.html, members, comparison, questions))
+
+
+def _questions(file: Path | None) -> list[Question]:
+    return [] if file is None else load_questions(file)
+
+
+def _comparison(members: Sequence[Member], pair: Sequence[Path]) -> Comparison:
+    by_file = {member.run.files.answers.resolve(): member for member in members}
+    files = [find_runs([path])[0].resolve() for path in pair]
+    absent = [file for file in files if file not in by_file]
+    if absent:
+        raise InputError(f"--compare: {absent[0]} is an autoregressive run, which --gamma leaves out")
+    return Comparison.of(by_file[files[0]], by_file[files[1]])
+
+
+def _written(place: Path, write: Callable[[], Sequence[Path]]) -> None:
+    """Write, and say so where it does not get into what is printed."""
+    try:
+        files = write()
+    except OSError as error:
+        raise InputError(f"cannot write to {place}: {error.strerror or error}") from error
+    for file in files:
+        print(f"written: {file}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(stats, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

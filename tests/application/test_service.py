@@ -1,0 +1,128 @@
+"""Answering the tabs of the page, without the page."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import pytest
+
+from eagle.application.conversation import ChatModel, ChatSettings, Message
+from eagle.application.service import Failed, Running, Service, Talk
+from eagle.application.streaming import Update
+from eagle.errors import InputError
+from eagle.model.ea_model import EaModel
+from tests.tiny import load_pair, make_chat_pair
+
+LONG = {"temperature": 0.0, "max_new_tokens": 1500}
+SHORT = {"max_new_tokens": 10}
+
+
+class Counting(ChatModel):
+    """Counts the rounds it does, and fails when it is told to."""
+
+    rounds, failing = 0, False
+
+    def answer(
+        self, messages: Sequence[Message], settings: ChatSettings, autoregressive: bool = False
+    ) -> Generator[Update, None, None]:
+        if self.failing:
+            raise RuntimeError("secret details")
+        for update in super().answer(messages, settings, autoregressive):
+            self.rounds += 1
+            yield update
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
+    return load_pair(*make_chat_pair(tmp_path_factory.mktemp("chat")))
+
+
+@pytest.fixture
+def service(model: EaModel) -> Generator[Service, None, None]:
+    service = Service(Counting(model, seed=4), ChatSettings())
+    yield service
+    service.close()
+
+
+def ask(service: Service, message: str, talk: Talk, **choices: object) -> list[Running | Talk | Failed]:
+    service.begin("tab")
+    return list(service.answer("tab", message, talk, choices, side_by_side=False))
+
+
+def test_a_conversation_grows_by_what_was_said(service: Service) -> None:
+    *_, first = ask(service, "One?", Talk(), **SHORT)
+    *looks, second = ask(service, "Two?", first, **SHORT)
+    assert [message["role"] for message in second.messages] == ["user", "assistant"] * 2
+    assert second.messages[:2] == first.messages
+    assert second.html.startswith(first.html)
+    assert all(isinstance(look, Running) for look in looks)
+    text = "".join(
+        piece.text
+        for update in service.chat_model.answer([{"role": "user", "content": "One?"}], ChatSettings(**SHORT))
+        for piece in update.pieces
+    )
+    assert first.messages[1]["content"] == text.strip()
+
+
+def test_side_by_side_both_answer_the_same_conversation(service: Service) -> None:
+    service.begin("tab")
+    *_, done = service.answer("tab", "Hello", Talk(), {"temperature": 0.0, "max_new_tokens": 12}, side_by_side=True)
+    assert len(done.messages) == 2
+    texts = done.html.split('<div class="text">')[1:]
+    plain = [part.split("</div>")[0].replace("</mark>", "") for part in texts]
+    assert len(plain) == 2
+    # At temperature 0 they say the same, in other shades.
+    assert "<mark" not in plain[1]
+    shown = plain[0].replace('<mark class="d1">', "").replace('<mark class="d2">', "").replace('<mark class="d3">', "")
+    assert shown == plain[1]
+
+
+def test_stop_ends_the_answer_and_keeps_what_was_said(service: Service) -> None:
+    service.begin("tab")
+    shown = service.answer("tab", "Go on.", Talk(), LONG, side_by_side=False)
+    while not service.chat_model.rounds:
+        next(shown)
+    service.stop("tab")
+    *_, done = shown
+    assert isinstance(done, Talk)
+    assert "stopped" in done.html
+    assert service.chat_model.rounds < 500
+    assert done.messages[1]["content"]
+
+
+def test_an_answer_nobody_looks_at_any_more_ends(service: Service) -> None:
+    service.begin("tab")
+    shown = service.answer("tab", "Go on.", Talk(), LONG, side_by_side=False)
+    while not service.chat_model.rounds:
+        next(shown)
+    shown.close()
+    *_, done = ask(service, "Next?", Talk(), **SHORT)
+    assert isinstance(done, Talk)
+    assert service.chat_model.rounds < 500
+    assert service.running == {}
+
+
+def test_a_session_that_left_before_its_turn_is_not_answered(service: Service) -> None:
+    service.begin("tab")
+    service.leave("tab")
+    assert list(service.answer("tab", "Hello", Talk(), SHORT, side_by_side=False)) == []
+
+
+def test_one_message_of_a_session_at_a_time(service: Service) -> None:
+    service.begin("tab")
+    service.begin("other tab")
+    with pytest.raises(InputError, match="still being written"):
+        service.begin("tab")
+
+
+def test_failures_are_told_without_details_and_the_next_message_is_answered(service: Service) -> None:
+    (refused,) = ask(service, "Hello", Talk(), verifier="blockwise")
+    assert isinstance(refused, Failed)
+    assert "needs tree=&#x27;chain&#x27;" in refused.html
+    service.chat_model.failing = True
+    *_, failed = ask(service, "Hello", Talk())
+    assert isinstance(failed, Failed)
+    assert "RuntimeError" in failed.html
+    assert "secret" not in failed.html
+    service.chat_model.failing = False
+    assert isinstance(ask(service, "Hello", Talk(), **SHORT)[-1], Talk)

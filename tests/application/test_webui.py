@@ -1,0 +1,214 @@
+"""The page as people use it: the program, and a real browser on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eagle.application import webui
+from eagle.application.html import Answer, error_html, escape, piece_html, turn_html
+from eagle.application.streaming import OWN, Piece, Statistics, Update
+from tests.tiny import make_chat_pair
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 120_000
+HOSTILE = """<img src=x onerror="document.title='owned'"> {{value}} ${document.title='owned'} `a` \\n **b** &amp;"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    base, head = make_chat_pair(tmp_path_factory.mktemp("chat"))
+    return ["--base-model-path", str(base), "--ea-model-path", str(head), "--device", "cpu"]
+
+
+def test_text_is_escaped_and_marked_by_its_depth() -> None:
+    assert piece_html(Piece(" <b>", 2)) == ' <mark class="d2">&lt;b&gt;</mark>'
+    assert piece_html(Piece("\n", 1)) == '<mark class="d1">\n</mark>'
+    assert piece_html(Piece("far", 40)) == '<mark class="d6">far</mark>'
+    assert piece_html(Piece("a & b", OWN)) == "a &amp; b"
+    for html in (escape(HOSTILE), turn_html(HOSTILE, []), error_html(HOSTILE, HOSTILE)):
+        assert not re.search(r"<img|\{|\}|\$|`|\\", html)
+
+
+def test_an_answer_shows_its_figures_and_the_speed_up() -> None:
+    answer = Answer("HSD")
+    assert "waiting" in answer.html()
+    answer.state = "running"
+    answer.add(Update((Piece(" It", OWN), Piece(" is", 1)), Statistics(2, 1, 1, 0.5), finished=False))
+    assert answer.text == "It is"
+    shown = answer.html(Statistics(1, 1, 0, 0.5))
+    assert "2 tokens · 4.0 tokens/s · tau 2.00 · 2.00x as fast" in shown
+    answer.state = "stopped"
+    assert "stopped" in answer.html()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (["--temperature", "-1"], "error: temperature must be"),
+        (["--tree", "bush"], "error: tree must be one of"),
+        (["--port", "0"], "error: --port must be 1 to 65535"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    wrong: list[str], why: str, pair: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert webui.main([*pair, *wrong]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(why)
+    assert len(error.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_one_line(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert webui.main([*pair, "--port", str(taken.getsockname()[1])]) == 2
+    assert "taken; choose another with --port" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def address(pair: list[str]) -> Iterator[str]:
+    pytest.importorskip("gradio")
+    program = subprocess.Popen(
+        [sys.executable, "-m", "eagle.application.webui", *pair, "--max-new-token", "60", "--seed", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True"},  # noqa: S104  # shall be ignored
+    )
+    assert program.stdout is not None
+    line = program.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", line)
+    if found is None:
+        program.kill()
+        pytest.fail(f"the page did not start: {line}{program.communicate()[1]}")
+    yield found.group()
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode in (0, 130)
+    assert "Traceback" not in errors
+
+
+@pytest.fixture
+def tab(address: str) -> Iterator["Page"]:  # noqa: F821, UP037
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"needs Chromium at {CHROMIUM} (apt-get install chromium)")
+    strangers: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else strangers.append(asked.url),
+        )
+        page.goto(address)
+        page.wait_for_selector("#box textarea")
+        yield page
+        browser.close()
+    assert strangers == []
+
+
+def say(page, message: str, finished: int) -> None:
+    """Send a message and wait until so many answers are finished."""
+    page.fill("#box textarea", message)
+    page.click("#send")
+    page.wait_for_function(f"document.querySelectorAll('#history .answer').length == {finished}")
+    page.wait_for_selector("#send", state="visible")
+
+
+@pytest.mark.slow
+def test_a_conversation(tab) -> None:
+    say(tab, HOSTILE, finished=1)
+    assert tab.inner_text("#history .message") == HOSTILE
+    assert tab.title() == "EAGLE-3 and HSD"
+    assert tab.inner_text("#history .answer h4") == "HSD"
+    assert tab.locator("#history .answer mark").count() > 0
+    footer = tab.inner_text("#history .answer footer")
+    assert re.match(r"\d+ tokens? · [\d.]+ tokens/s · tau [\d.]+$", footer)
+
+    tab.uncheck("#hsd input")
+    say(tab, "Second", finished=2)
+    assert tab.locator("#history .answer h4").all_inner_texts() == ["HSD", "EAGLE-3"]
+
+    tab.check("#side input")
+    say(tab, "Third", finished=4)
+    assert tab.locator("#history .answer h4").all_inner_texts()[2:] == ["EAGLE-3", "Autoregressive"]
+    drafted, plain = tab.locator("#history .answer").nth(2), tab.locator("#history .answer").nth(3)
+    assert plain.locator("mark").count() == 0
+    assert "x as fast" in drafted.inner_text()
+    assert drafted.bounding_box()["y"] == plain.bounding_box()["y"]
+
+    tab.click("#clear")
+    tab.wait_for_selector("#current .welcome")
+    assert tab.inner_text("#history") == ""
+
+
+@pytest.mark.slow
+def test_what_cannot_be_answered_is_said_and_can_be_sent_again(tab) -> None:
+    tab.click("#ablations button")
+    tab.click("#verification input")
+    tab.click("[role=option]:has-text('blockwise')")
+    tab.fill("#box textarea", "Hello")
+    tab.press("#box textarea", "Enter")
+    assert "needs tree='chain'" in tab.inner_text("#current [role=alert]")
+    assert "Traceback" not in tab.inner_text("body")
+    tab.wait_for_selector("#send", state="visible")
+    assert tab.input_value("#box textarea") == "Hello"
+
+    tab.click("#tree input")
+    tab.click("[role=option]:has-text('chain')")
+    say(tab, "Hello", finished=1)
+    assert tab.inner_text("#history .answer h4") == "chain tree, blockwise"
+    assert tab.locator("[role=alert]:visible").count() == 0
+
+    say_nothing = tab.locator("#box textarea")
+    say_nothing.fill("  ")
+    say_nothing.press("Enter")
+    tab.wait_for_selector("text=Write a message first.")
+
+
+@pytest.mark.slow
+def test_tabs_take_turns_and_stop_stops(tab, address: str) -> None:
+    """Greedy text of the tiny pair does not end by itself, so what ends was stopped."""
+    other = tab.context.new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(address)
+    other.wait_for_selector("#box textarea")
+    for page in (tab, other):
+        page.locator("input[type=number]").nth(0).fill("0")
+        page.locator("input[type=number]").nth(0).press("Tab")
+    tab.locator("input[type=number]").nth(2).fill("1900")
+    tab.locator("input[type=number]").nth(2).press("Tab")
+
+    tab.fill("#box textarea", "Go on for ever.")
+    tab.click("#send")
+    tab.wait_for_selector("#current .answer.running")
+    other.fill("#box textarea", "And I?")
+    other.click("#send")
+    other.wait_for_selector("#current .answer.waiting")
+    assert "waiting" in other.inner_text("#current footer")
+
+    tab.click("#stop")
+    tab.wait_for_selector("#history .answer.stopped")
+    assert "stopped" in tab.inner_text("#history footer")
+    other.wait_for_selector("#history .answer.finished")

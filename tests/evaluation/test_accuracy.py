@@ -1,0 +1,173 @@
+"""Accuracy of written-down answers, and the final numbers of texts."""
+
+from __future__ import annotations
+
+import json
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from eagle.evaluation import accuracy
+from eagle.evaluation.accuracy import Accuracy, final_number, reference_number
+
+PUBLISHED = Path(os.environ.get("EAGLE_PUBLISHED_RESULTS", Path(__file__).parents[3] / "shared/data/published_results"))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("So there are 18 eggs.", "18"),
+        ("3 + 4 = 7", "7"),
+        ("She earns $1,234,567.50 in all.", "1234567.5"),
+        ("It costs $18.", "18"),
+        ("**Answer: $2.00**", "2"),
+        ("\\boxed{42}", "42"),
+        ("a loss of -$5", "-5"),
+        ("a loss of $-5", "-5"),
+        ("that is \u22123 degrees", "-3"),
+        ("10-4", "4"),
+        ("x = (2)-4", "4"),
+        ("one half is .5", "0.5"),
+        ("the numbers 1, 2,3", "3"),
+        ("in 2024,", "2024"),
+        ("75% of them", "75"),
+        ("none at all", None),
+        ("", None),
+    ],
+)
+def test_the_final_number_of_a_text(text: str, number: str | None) -> None:
+    assert final_number(text) == (None if number is None else Decimal(number))
+
+
+def test_a_reference_ends_with_its_number() -> None:
+    assert reference_number("7+11 = <<7+11=18>>18\n#### 1,109") == 1109
+    assert reference_number("#### -3\n") == -3
+    assert reference_number("18") == 18
+    assert reference_number("#### none") is None
+
+
+def test_intervals_of_shares() -> None:
+    # Wilson: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n); at p = 1 that is n / (n + z^2) to 1.
+    certain = Accuracy(questions=10, share=1.0, without_number=0).estimate
+    assert certain.low == pytest.approx(10 / (10 + 1.96**2), abs=1e-4)
+    assert certain.high == pytest.approx(1.0)
+    even = Accuracy(questions=100, share=0.5, without_number=0).estimate
+    assert even.high - 0.5 == pytest.approx(0.5 - even.low)
+    assert 0.40 < even.low < 0.41
+
+
+def write_run(folder: Path, texts: dict[int, list[str]], sha: str | None = None) -> Path:
+    """A run of one turn a choice: 2 rounds of which 3 draft tokens are accepted, 6 new tokens, 2 seconds."""
+    folder.mkdir(exist_ok=True)
+    answers, infos = [], []
+    for question_id, choices in texts.items():
+        answers.append(
+            {
+                "question_id": question_id,
+                "choices": [
+                    {"index": index, "turns": [text], "idxs": [1], "new_tokens": [6], "wall_time": [2.0]}
+                    for index, text in enumerate(choices)
+                ],
+            }
+        )
+        for index in range(len(choices)):
+            times = {key: [[0.5, 0.5]] for key in ("tree_time", "eval_time", "update_time")}
+            infos.append(
+                {"question_id": question_id, "choice_index": index, "generate_time": [2.0], "reset_tree_time": [0.0]}
+                | {"accept_length": [[1, 2]], "draft_length": [[4, 4]]}
+                | times
+            )
+    file = folder / "m-temperature-1.0_ea.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in answers))
+    (folder / "m-temperature-1.0_ea_info.jsonl").write_text("".join(json.dumps(line) + "\n" for line in infos))
+    if sha is not None:
+        settings = {"temperature": 1.0, "questions_sha256": sha}
+        (folder / "m-temperature-1.0_ea_run.json").write_text(json.dumps({"settings": settings}))
+    return file
+
+
+def write_questions(file: Path, references: list[str]) -> Path:
+    """GSM8K's own lines."""
+    file.write_text("".join(json.dumps({"question": "How many?", "answer": text}) + "\n" for text in references))
+    return file
+
+
+def test_accuracy_stands_beside_efficiency_and_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = write_run(tmp_path / "a", {0: ["It is 18."], 1: ["It is 1,234."], 2: ["It is 5."], 3: ["None."]})
+    questions = write_questions(tmp_path / "q.jsonl", ["#### 18", "#### 1234", "#### 6", "#### 7"])
+    assert accuracy.main([str(answers), "--question-file", str(questions)]) == 0
+    head, row = [line.split("  ") for line in capsys.readouterr().out.splitlines()[2:4]]
+    cells = [cell.strip() for cell in row if cell]
+    assert [cell.strip() for cell in head if cell][2:4] == ["ACC, %", "no number"]
+    assert cells[1] == "4"
+    # Wilson's interval of 2 of 4 is 15.0 to 85.0 %.
+    assert cells[2] == "50.0 (15.0 to 85.0)"
+    assert cells[3:] == ["1", "1.500", "1.50", "3.00"]
+
+
+def test_choices_of_a_question_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = write_run(tmp_path / "a", {0: ["18", "17", "18", "16"], 1: ["3", "3", "3", "3"]})
+    questions = write_questions(tmp_path / "q.jsonl", ["#### 18", "#### 3"])
+    assert accuracy.main([str(answers), "--question-file", str(questions)]) == 0
+    assert "75.0 (" in capsys.readouterr().out
+
+
+def test_several_runs_are_rows_of_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, text in (("a", "18"), ("b", "19")):
+        write_run(tmp_path / folder, {0: [text]})
+    questions = write_questions(tmp_path / "q.jsonl", ["#### 18"])
+    assert accuracy.main([str(tmp_path / "a"), str(tmp_path / "b"), "--question-file", str(questions)]) == 0
+    rows = capsys.readouterr().out.splitlines()[3:5]
+    assert "100.0 (" in rows[0]
+    assert "  0.0 (" in rows[1]
+
+
+def test_another_question_file_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = write_questions(tmp_path / "q.jsonl", ["#### 18"])
+    answers = write_run(tmp_path / "a", {0: ["18"]}, sha="0" * 64)
+    assert accuracy.main([str(answers), "--question-file", str(questions)]) == 0
+    assert "another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("references", "complaint"),
+    [
+        (["#### 18"], "question 1 of the answers is not in the question file"),
+        (["#### 18", "#### many"], "question 1: its reference holds no number"),
+        (None, "has no reference"),
+    ],
+)
+def test_what_cannot_be_graded_is_one_line(
+    tmp_path: Path, references: list[str] | None, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = write_run(tmp_path / "a", {0: ["18"], 1: ["19"]})
+    questions = tmp_path / "q.jsonl"
+    if references is None:
+        questions.write_text('{"question_id": 0, "turns": ["How many?"]}\n')
+    else:
+        write_questions(questions, references)
+    assert accuracy.main([str(answers), "--question-file", str(questions)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert complaint in errors[0]
+    assert str(answers) in errors[0]
+
+
+def test_answers_without_texts_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = write_run(tmp_path / "a", {0: ["18"]})
+    answers.write_text(answers.read_text().replace('["18"]', "[18]"))
+    questions = write_questions(tmp_path / "q.jsonl", ["#### 18"])
+    assert accuracy.main([str(answers), "--question-file", str(questions)]) == 2
+    assert "line 1: 'turns'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published answers are not here")
+def test_the_published_answers_end_in_numbers() -> None:
+    files = sorted(file for file in PUBLISHED.glob("*/*.jsonl") if not file.name.endswith("_info.jsonl"))
+    assert len(files) == 4
+    for file in files:
+        texts = [json.loads(line)["choices"][0]["turns"][0] for line in file.read_text().splitlines()]
+        assert len(texts) == 80
+        assert sum(final_number(text) is None for text in texts) <= 2

@@ -1,0 +1,168 @@
+"""The terminal chat as people use it: through a pseudo-terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from eagle import chat
+from eagle.application.streaming import OWN, Piece
+from tests.tiny import make_chat_pair
+
+PATIENCE = 500
+SHADE = re.compile("\x1b\\[38;2;255;255;255;48;2;\\d+;\\d+;\\d+m")
+FIGURES = r"\[\d+ tokens? · [\d.]+ tokens/s · tau [\d.]+"
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    base, head = make_chat_pair(tmp_path_factory.mktemp("chat"))
+    return ["--base-model-path", str(base), "--ea-model-path", str(head), "--device", "cpu", "--seed", "3"]
+
+
+@pytest.fixture
+def terminal(arguments: list[str]) -> Iterator[pexpect.spawn]:
+    variables = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "eagle.chat", *arguments, "--max-new-token", "1500"],
+        env=variables | {"TERM": "xterm-256color", "COLORTERM": "truecolor"},
+        encoding="utf-8",
+        timeout=PATIENCE,
+        dimensions=(40, 200),
+    )
+    yield child
+    child.close(force=True)
+
+
+def test_a_conversation_in_a_terminal(terminal: pexpect.spawn) -> None:
+    terminal.expect("HSD · temperature 1 · /help")
+    terminal.expect("> ")
+    terminal.sendline("Tell me of whales.")
+    terminal.expect(FIGURES)
+    assert SHADE.search(terminal.before)
+
+    for line, shown in (
+        ("/hsd off", r"\[EAGLE-3 · temperature 1\]"),
+        ("/hsd", r"\[HSD · temperature 1\]"),
+        ("/top_p 0.9", r"\[HSD · temperature 1 · top_p 0.9\]"),
+        ("/tree chain", r"\[chain tree, hsd · temperature 1 · top_p 0.9\]"),
+        ("/tree auto", r"\[HSD · "),
+        ("/temperature warm", "error: a number has to follow"),
+        ("/temperature -1", "error: temperature must be"),
+        ("/top_p 2", "error: top_p must lie"),
+        ("/tree bush", "error: tree must be one of"),
+        ("/tree", "error: which"),
+        ("/hsd perhaps", "error: /hsd on or /hsd off"),
+        ("/nonsense", "error: there is no /nonsense"),
+        ("/", "error: there is no /"),
+        ("x" * 3000, "error: the prompt of .* leaves no room"),
+        # What was refused changed nothing.
+        ("/temperature 0", r"\[HSD · temperature 0 · top_p 0.9\]"),
+        ("/help", "Ctrl-C stops an answer"),
+    ):
+        terminal.expect("> ")
+        terminal.sendline(line)
+        terminal.expect(shown)
+
+    terminal.expect("> ")
+    terminal.sendline("Go on for ever.")
+    terminal.expect("ever\\.\r\n")
+    terminal.expect(SHADE)
+    terminal.sendintr()
+    terminal.expect(FIGURES + r" · stopped\]")
+    terminal.expect("> ")
+    terminal.sendintr()
+    terminal.expect("Ctrl-D or /quit ends")
+    terminal.expect("> ")
+    terminal.sendeof()
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert terminal.exitstatus == 0
+
+
+def test_a_pipe_gets_no_colours_and_no_prompt(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eagle.chat", *arguments, "--max-new-token", "20"],
+        input=b"Hello\n\n/nonsense\nHel\xfflo\n",
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert b"\x1b" not in done.stdout
+    assert b"\n> " not in done.stdout
+    assert len(re.findall(rb"tokens/s", done.stdout)) == 2
+    assert done.stderr.decode().splitlines()[-1].startswith("error: there is no /nonsense")
+
+
+def test_a_new_conversation_forgets_the_old_one(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a seed the same conversation has the same answer."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\nHello\n/reset\nHello\n/quit\nHello\n"))
+    assert chat.main([*arguments, "--max-new-token", "20"]) == 0
+    first, second, third, rest = re.split(rf"(?:{FIGURES}.*\]\n)(?:\[a new conversation\]\n)?", capsys.readouterr().out)
+    assert first.endswith(third)
+    assert second not in first
+    assert rest == ""
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "shown"),
+    [
+        (True, {"TERM": "xterm-256color", "COLORTERM": "truecolor"}, "\x1b[38;2;255;255;255;48;2;16;58;62ma\x1b[0m\n"),
+        (True, {"TERM": "xterm-256color"}, "\x1b[38;5;231;48;5;23ma\x1b[0m\n"),
+        (True, {"TERM": "xterm-256color", "NO_COLOR": "1"}, "a\n"),
+        (True, {"TERM": "dumb"}, "a\n"),
+        (False, {"TERM": "xterm-256color"}, "a\n"),
+    ],
+)
+def test_colours_are_those_the_terminal_has(terminal: bool, environment: dict[str, str], shown: str) -> None:
+    class Out(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    out = Out()
+    screen = chat.Screen(out, environment)
+    screen.piece(Piece("a\n", 1))
+    screen.piece(Piece("own", OWN))
+    assert out.getvalue() == shown + "own"
+
+
+def test_text_cannot_steer_the_terminal() -> None:
+    assert chat.without_control("a\x1b[2Jb\r\x9bc\n\td\u00a0é") == "a\ufffd[2Jb\ufffd\ufffdc\n\td\u00a0é"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (["--temperature", "-1"], "error: temperature must be"),
+        (["--verifier", "blockwise"], "error: verifier 'blockwise' is for a single chain"),
+        (["--max-new-token", "0"], "error: new tokens must be 1 or more"),
+        (["--seed", "-1"], "error: --seed must be 0 or more"),
+        (["--base-model-path", "/nowhere", "--ea-model-path", "/nowhere"], "error: "),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    wrong: list[str], why: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chat.main([*arguments, *wrong]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(why)
+    assert len(error.splitlines()) == 1
+
+
+def test_a_model_without_a_chat_template_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, head = make_chat_pair(tmp_path, None)
+    assert chat.main(["--base-model-path", str(base), "--ea-model-path", str(head), "--device", "cpu"]) == 2
+    assert "has no chat template" in capsys.readouterr().err

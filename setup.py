@@ -28,6 +28,7 @@ setup(
         "judge": ["openai<1", "anthropic", "psutil>=6"],
         "8bit": ["bitsandbytes>=0.45"],
         "train": ["tensorboard>=2.18", "datasets>=3"],
+        "bench": ["datasets>=3"],
         "dev": [
             "ruff==0.17.6",
             "mypy==2.4.1",

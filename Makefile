@@ -17,7 +17,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: setup.py requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) install --editable ".[dev,train]"
+	$(PIP) install --editable ".[dev,train,app]"
 	touch $@
 
 demo: setup

@@ -29,6 +29,7 @@ setup(
         "8bit": ["bitsandbytes>=0.45"],
         "train": ["tensorboard>=2.18", "datasets>=3"],
         "bench": ["datasets>=3"],
+        "app": ["gradio>=6.31,<7"],
         "dev": [
             "ruff==0.17.6",
             "mypy==2.4.1",

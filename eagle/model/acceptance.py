@@ -125,7 +125,7 @@ def expected_lengths(
     scores = target.prefill(prompt, cache)
     tokens, features = prompt[0, 1:].tolist(), scores.features
     for step in range(contexts * every):
-        root = int(draw(warper(scores.logits)[0], float(torch.rand((), generator=generator, dtype=torch.float64))))
+        root = int(RULES[GREEDY if warper.greedy else "tokenwise"].verify(root_only(0), warper(scores.logits), generator).next_token)
         if root in stop_ids or features is None:
             break
         tokens.append(root)

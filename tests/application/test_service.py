@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,10 @@ from eagle.application.service import Failed, Running, Service, Talk
 from eagle.application.streaming import Update
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
-from tests.tiny import load_pair, make_chat_pair
+from tests.application.endless import ENDLESS, make_endless_pair
+from tests.tiny import load_pair
 
-LONG = {"temperature": 0.0, "max_new_tokens": 1500}
+LONG = {"max_new_tokens": ENDLESS}
 SHORT = {"max_new_tokens": 10}
 
 
@@ -34,7 +36,8 @@ class Counting(ChatModel):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
-    return load_pair(*make_chat_pair(tmp_path_factory.mktemp("chat")))
+    _, base, _, head, *_ = make_endless_pair(tmp_path_factory.mktemp("chat"))
+    return load_pair(Path(base), Path(head))
 
 
 @pytest.fixture
@@ -80,25 +83,25 @@ def test_side_by_side_both_answer_the_same_conversation(service: Service) -> Non
 def test_stop_ends_the_answer_and_keeps_what_was_said(service: Service) -> None:
     service.begin("tab")
     shown = service.answer("tab", "Go on.", Talk(), LONG, side_by_side=False)
-    while not service.chat_model.rounds:
+    while service.chat_model.rounds < 20:
         next(shown)
     service.stop("tab")
     *_, done = shown
     assert isinstance(done, Talk)
     assert "stopped" in done.html
-    assert service.chat_model.rounds < 500
+    assert service.chat_model.rounds < ENDLESS // 4
     assert done.messages[1]["content"]
 
 
 def test_an_answer_nobody_looks_at_any_more_ends(service: Service) -> None:
     service.begin("tab")
     shown = service.answer("tab", "Go on.", Talk(), LONG, side_by_side=False)
-    while not service.chat_model.rounds:
+    while service.chat_model.rounds < 20:
         next(shown)
     shown.close()
     *_, done = ask(service, "Next?", Talk(), **SHORT)
     assert isinstance(done, Talk)
-    assert service.chat_model.rounds < 500
+    assert service.chat_model.rounds < ENDLESS // 4
     assert service.running == {}
 
 

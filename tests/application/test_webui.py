@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eagle.application import webui
 from eagle.application.html import Answer, error_html, escape, piece_html, turn_html
 from eagle.application.streaming import OWN, Piece, Statistics, Update
-from tests.tiny import make_chat_pair
+from tests.application.endless import ENDLESS, make_endless_pair
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -33,8 +34,7 @@ HOSTILE = """<img src=x onerror="document.title='owned'"> {{value}} ${document.t
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    base, head = make_chat_pair(tmp_path_factory.mktemp("chat"))
-    return ["--base-model-path", str(base), "--ea-model-path", str(head), "--device", "cpu"]
+    return make_endless_pair(tmp_path_factory.mktemp("chat"))
 
 
 def test_text_is_escaped_and_marked_by_its_depth() -> None:
@@ -88,7 +88,7 @@ def test_a_port_that_is_taken_is_one_line(pair: list[str], capsys: pytest.Captur
 def address(pair: list[str]) -> Iterator[str]:
     pytest.importorskip("gradio")
     program = subprocess.Popen(
-        [sys.executable, "-m", "eagle.application.webui", *pair, "--max-new-token", "60", "--seed", "2"],
+        [sys.executable, "-m", "eagle.application.webui", *pair, "--max-new-token", str(ENDLESS), "--seed", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -108,7 +108,7 @@ def address(pair: list[str]) -> Iterator[str]:
 
 
 @pytest.fixture
-def tab(address: str) -> Iterator["Page"]:  # noqa: F821, UP037
+def tab(address: str) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
     if not CHROMIUM.is_file():
         pytest.skip(f"needs Chromium at {CHROMIUM} (apt-get install chromium)")
@@ -128,8 +128,11 @@ def tab(address: str) -> Iterator["Page"]:  # noqa: F821, UP037
     assert strangers == []
 
 
-def say(page, message: str, finished: int) -> None:
-    """Send a message and wait until so many answers are finished."""
+def say(page: Any, message: str, finished: int) -> None:
+    """Send a message, to be answered shortly, and wait until so many answers are finished."""
+    longest = page.get_by_label("number input for New tokens at most")
+    longest.fill("60")
+    longest.press("Tab")
     page.fill("#box textarea", message)
     page.click("#send")
     page.wait_for_function(f"document.querySelectorAll('#history .answer').length == {finished}")
@@ -137,7 +140,7 @@ def say(page, message: str, finished: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_conversation(tab) -> None:
+def test_a_conversation(tab: Any) -> None:
     say(tab, HOSTILE, finished=1)
     assert tab.inner_text("#history .message") == HOSTILE
     assert tab.title() == "EAGLE-3 and HSD"
@@ -164,7 +167,7 @@ def test_a_conversation(tab) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_answered_is_said_and_can_be_sent_again(tab) -> None:
+def test_what_cannot_be_answered_is_said_and_can_be_sent_again(tab: Any) -> None:
     tab.click("#ablations button")
     tab.click("#verification input")
     tab.click("[role=option]:has-text('blockwise')")
@@ -188,17 +191,12 @@ def test_what_cannot_be_answered_is_said_and_can_be_sent_again(tab) -> None:
 
 
 @pytest.mark.slow
-def test_tabs_take_turns_and_stop_stops(tab, address: str) -> None:
-    """Greedy text of the tiny pair does not end by itself, so what ends was stopped."""
+def test_tabs_take_turns_and_stop_stops(tab: Any, address: str) -> None:
+    """No answer ends by itself, so what ends was stopped."""
     other = tab.context.new_page()
     other.set_default_timeout(PATIENCE)
     other.goto(address)
     other.wait_for_selector("#box textarea")
-    for page in (tab, other):
-        page.locator("input[type=number]").nth(0).fill("0")
-        page.locator("input[type=number]").nth(0).press("Tab")
-    tab.locator("input[type=number]").nth(2).fill("1900")
-    tab.locator("input[type=number]").nth(2).press("Tab")
 
     tab.fill("#box textarea", "Go on for ever.")
     tab.click("#send")
@@ -211,4 +209,13 @@ def test_tabs_take_turns_and_stop_stops(tab, address: str) -> None:
     tab.click("#stop")
     tab.wait_for_selector("#history .answer.stopped")
     assert "stopped" in tab.inner_text("#history footer")
-    other.wait_for_selector("#history .answer.finished")
+    other.wait_for_selector("#current .answer.running")
+    other.click("#stop")
+    other.wait_for_selector("#history .answer.stopped")
+
+    # A tab that is closed takes its answer with it.
+    tab.fill("#box textarea", "Again.")
+    tab.click("#send")
+    tab.wait_for_selector("#current .answer.running")
+    tab.close()
+    say(other, "Now?", finished=2)

@@ -70,6 +70,7 @@ def answers(target: Target, questions: Sequence[list[int]], new_tokens: int) -> 
 def overlaps(target: Target, head: Eagle3Head, documents: Sequence[Document], steps: int) -> list[Mean]:
     """Overlaps of a head, for each drafting step."""
     target.feature_layers = head.config.feature_layers
+    kernel = target.config._attn_implementation
     reader = Reader(target, (torch.arange(len(head.d2t), device=head.d2t.device) + head.d2t))
     trainee = Trainee(head, FitSettings(drafting_steps=steps, mixed_precision="no"))
     means = [Mean() for _ in range(steps)]
@@ -79,6 +80,8 @@ def overlaps(target: Target, head: Eagle3Head, documents: Sequence[Document], st
         for mean, overlap, rows in zip(means, sums[2].tolist(), sums[4].tolist(), strict=True):
             mean.sums.append(overlap)
             mean.counts.append(rows)
+    # A reader leaves the target with a kernel for packed documents only.
+    target.model.set_attn_implementation(kernel)
     return means
 
 
@@ -163,9 +166,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
         rows = {name: [means[name] for means in found] for name in trees}
         report(f"accepted of trees of {args.nodes} nodes, T={temperature}", args.heads, rows)
     documents = answers(target, questions, args.new_tokens)
-    heads = [load_head(head, target) for head in args.heads]
-    # From here on the target takes packed batches only.
-    by_head = [overlaps(target, head, documents, args.steps) for head in heads]
+    by_head = [overlaps(target, load_head(head, target), documents, args.steps) for head in args.heads]
     rows = {f"step {step + 1}": [means[step] for means in by_head] for step in range(args.steps)}
     report("overlap with the target, T=1", args.heads, rows)
 

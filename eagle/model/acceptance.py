@@ -15,10 +15,10 @@ from torch import Tensor
 
 from eagle.model.clock import Clock
 from eagle.model.drafter import Drafter, chance
-from eagle.model.sampling import Warper, draw
+from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.model.tree import DraftTree, TreeShape, root_only
-from eagle.verification import Rule
+from eagle.verification import RULES, Rule
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Candidate:
 
     Attributes:
         shape: of the tree, its ``total_token`` that of the largest size.
-        rules: each of them is applied to the same trees.
+        rules: each of them is applied to the same trees; at temperature 0 ``greedy`` in place of each.
         sizes: values of ``total_token`` to look at, none above the shape's.
         draws: trees drafted in each context; of those without samples it is always one.
     """
@@ -115,6 +115,7 @@ def expected_lengths(
     Yields:
         For each context what each candidate did.
     """
+    text_rule = RULES["greedy" if warper.greedy else "tokenwise"]
     shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
     sources = [chance(shape, warper, generator) for shape in shapes]
     draws = [1 if source is None else candidate.draws for candidate, source in zip(candidates, sources, strict=True)]
@@ -125,7 +126,7 @@ def expected_lengths(
     scores = target.prefill(prompt, cache)
     tokens, features = prompt[0, 1:].tolist(), scores.features
     for step in range(contexts * every):
-        root = int(RULES[GREEDY if warper.greedy else "tokenwise"].verify(root_only(0), warper(scores.logits), generator).next_token)
+        root = int(text_rule.verify(root_only(0), warper(scores.logits), generator).next_token)
         if root in stop_ids or features is None:
             break
         tokens.append(root)
@@ -151,7 +152,7 @@ def expected_lengths(
                 scored = [(tree, probs[next(place_of).to(probs.device)]) for tree in drawn]
                 lengths = [
                     [fmean(expected_length(rule, tree, p, size) for tree, p in scored) for size in candidate.sizes]
-                    for rule in candidate.rules
+                    for rule in ([text_rule] * len(candidate.rules) if warper.greedy else candidate.rules)
                 ]
                 measured.append(Measured(lengths, spent))
             yield measured

@@ -40,6 +40,8 @@ setup(
             "psutil>=6",
             # Looks at pages in Debian's Chromium; without one those tests are skipped.
             "playwright>=1.49,<2",
+            # Talks to the chat in a pseudo-terminal.
+            "pexpect>=4.9,<5",
         ],
     },
 )

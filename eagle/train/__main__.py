@@ -43,7 +43,7 @@ SHARED = ("base_model_path", "out", "dtype", "device")
 SMOKE: dict[str, dict[str, Any]] = {
     "generate": {"limit": 320, "max_new_tokens": 96, "max_prompt_tokens": 160},
     "vocab": {},
-    "fit": {"drafting_steps": 5, "epochs": 3, "every": 1000, "max_length": 256},
+    "fit": {"drafting_steps": 5, "epochs": 3, "every": 1000, "max_length": 256, "keep_readings": True},
     "export": {},
 }
 SMOKE_PROMPTS, SMOKE_CONTEXTS = 6, 6

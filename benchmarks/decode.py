@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from eagle import assets
+from eagle.chat_template import chat_ids
 from eagle.evaluation.loading import add_pair_arguments, load, pair_of
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
@@ -54,16 +55,10 @@ def prompts(model: EaModel, count: int) -> list[Tensor]:
     """First turns of evenly spread MT-Bench questions, through the chat template."""
     questions = load_questions(assets.mt_bench_questions())
     tokenizer = model.get_tokenizer()
-    texts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": question.turns[0]}], tokenize=False, add_generation_prompt=True
-        )
-        for question in questions
-    ]
-    step = max(1, len(texts) // count)
+    step = max(1, len(questions) // count)
     return [
-        tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
-        for text in texts[::step][:count]
+        chat_ids(tokenizer, [{"role": "user", "content": question.turns[0]}]).to(model.device)
+        for question in questions[::step][:count]
     ]
 
 

@@ -14,29 +14,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from benchmarks.decode import prompts
 from eagle import assets
 from eagle.errors import InputError
 from eagle.evaluation.loading import DTYPES, ModelChoice, load
-from eagle.model.acceptance import Candidate, expected_lengths
+from eagle.evaluation.summary import INTERVAL, resampled
 from eagle.model.checkpoint import load_head
-from eagle.model.drafter import Drafter
 from eagle.model.head import Eagle3Head
-from eagle.model.method import DEFAULT_SAMPLING, Method
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
-from eagle.model.tree import TreeShape
 from eagle.program import run_program
 from eagle.train.batches import Document, batch_of
+from eagle.train.compare import accepted_lengths
 from eagle.train.decode import Batch, Request, decode
 from eagle.train.features import Reader
 from eagle.train.fit import FitSettings, Trainee
 
 QUESTIONS = 80
-RESAMPLES = 2000
-EVERY = 8
 
 
 @dataclass
@@ -46,16 +41,16 @@ class Mean:
     sums: list[float] = field(default_factory=list)
     counts: list[float] = field(default_factory=list)
 
-    def add(self, values: Sequence[float]) -> None:
-        """What was seen in one more question."""
-        self.sums.append(sum(values))
-        self.counts.append(len(values))
+    @classmethod
+    def of(cls, values: Sequence[Sequence[float]]) -> Mean:
+        """What was seen, a list for each question."""
+        return cls([sum(each) for each in values], [len(each) for each in values])
 
-    def resampled(self) -> np.ndarray:
-        """The mean, and those of resampled questions, (1 + RESAMPLES,); the same questions for every mean."""
-        picked = np.random.default_rng(0).integers(len(self.sums), size=(RESAMPLES, len(self.sums)))
-        picked = np.vstack([np.arange(len(self.sums)), picked])
-        return np.asarray(self.sums)[picked].sum(1) / np.asarray(self.counts)[picked].sum(1)
+    def resampled(self) -> tuple[float, np.ndarray]:
+        """The mean, and those of resampled questions, the same questions for every mean."""
+        columns = np.column_stack([self.sums, self.counts])
+        drawn = resampled(columns)
+        return float(columns[:, 0].sum() / columns[:, 1].sum()), drawn[:, 0] / drawn[:, 1]
 
 
 def answers(target: Target, questions: Sequence[list[int]], new_tokens: int) -> list[Document]:
@@ -71,7 +66,7 @@ def overlaps(target: Target, head: Eagle3Head, documents: Sequence[Document], st
     """Overlaps of a head, for each drafting step."""
     target.feature_layers = head.config.feature_layers
     kernel = target.config._attn_implementation
-    reader = Reader(target, (torch.arange(len(head.d2t), device=head.d2t.device) + head.d2t))
+    reader = Reader(target, head.target_ids)
     trainee = Trainee(head, FitSettings(drafting_steps=steps, mixed_precision="no"))
     means = [Mean() for _ in range(steps)]
     for document in documents:
@@ -85,54 +80,18 @@ def overlaps(target: Target, head: Eagle3Head, documents: Sequence[Document], st
     return means
 
 
-def accepted(
-    target: Target,
-    head: Eagle3Head,
-    questions: Sequence[list[int]],
-    trees: dict[str, TreeShape],
-    temperature: float,
-    contexts: int,
-    draws: int,
-) -> dict[str, Mean]:
-    """Expected accepted lengths of a head's trees."""
-    candidates = [
-        Candidate(shape, (Method.named(hsd=name == "HSD").rule,), (shape.total_token,), draws)
-        for name, shape in trees.items()
-    ]
-    means = {name: Mean() for name in trees}
-    drafter = Drafter(head)
-    for number, question in enumerate(tqdm(questions, unit="question", dynamic_ncols=True)):
-        seen = list(
-            expected_lengths(
-                target,
-                drafter,
-                torch.tensor([question], device=target.device),
-                candidates,
-                Warper(temperature),
-                contexts,
-                EVERY,
-                target.stop_ids,
-                torch.Generator().manual_seed(number),
-            )
-        )
-        for place, mean in enumerate(means.values()):
-            mean.add([measured[place].lengths[0][0] for measured in seen])
-    return means
-
-
 def report(title: str, names: Sequence[str], rows: dict[str, list[Mean]]) -> None:
     """Print a table: of each head the mean with its interval, and what it is over the first's."""
     print(f"\n{title}")
     for what, means in rows.items():
-        first = means[0].resampled()
+        first, first_drawn = means[0].resampled()
         for name, mean in zip(names, means, strict=True):
-            values = mean.resampled()
-            low, high = np.quantile(values[1:], (0.025, 0.975))
-            line = f"{what:<20}{name:<28}{values[0]:>7.3f} ({low:.3f} to {high:.3f})"
+            value, drawn = mean.resampled()
+            low, high = np.percentile(drawn, INTERVAL)
+            line = f"{what:<20}{name:<28}{value:>7.3f} ({low:.3f} to {high:.3f})"
             if mean is not means[0]:
-                gains = 100 * (values / first - 1)
-                low, high = np.quantile(gains[1:], (0.025, 0.975))
-                line += f"   {gains[0]:+.1f} % ({low:+.1f} to {high:+.1f})"
+                low, high = np.percentile(100 * (drawn / first_drawn - 1), INTERVAL)
+                line += f"   {100 * (value / first - 1):+.1f} % ({low:+.1f} to {high:+.1f})"
             print(line)
 
 
@@ -155,15 +114,21 @@ def benchmark(argv: Sequence[str] | None) -> None:
         raise InputError("--nodes, --levels, --contexts, --draws, --new-tokens and --steps must be 1 or more")
     model = load(ModelChoice(args.base_model_path or assets.DEFAULT_PAIR, args.heads[0], args.dtype, args.device))
     target, questions = model.target, [prompt[0].tolist() for prompt in prompts(model, QUESTIONS)]
-    plain = TreeShape(args.nodes + 1, args.levels - 1, 10)
-    trees = {"EAGLE-3": plain, "HSD": TreeShape(plain.total_token, plain.depth, plain.top_k, DEFAULT_SAMPLING)}
     for temperature in args.temperature:
-        found = []
+        rows: dict[str, list[Mean]] = {}
         for head in args.heads:
-            found.append(
-                accepted(target, load_head(head, target), questions, trees, temperature, args.contexts, args.draws)
+            found = accepted_lengths(
+                target,
+                load_head(head, target),
+                questions,
+                args.contexts,
+                temperature,
+                nodes=args.nodes,
+                levels=args.levels,
+                draws=args.draws,
             )
-        rows = {name: [means[name] for means in found] for name in trees}
+            for method, lengths in found.items():
+                rows.setdefault(method, []).append(Mean.of(lengths))
         report(f"accepted of trees of {args.nodes} nodes, T={temperature}", args.heads, rows)
     documents = answers(target, questions, args.new_tokens)
     by_head = [overlaps(target, load_head(head, target), documents, args.steps) for head in args.heads]

@@ -18,12 +18,12 @@ from eagle import assets
 from eagle.application.conversation import (
     ChatModel,
     ChatSettings,
-    Message,
     add_chat_arguments,
     chat_model_of,
     settings_of,
 )
 from eagle.application.service import PERIOD, Service, Talk
+from eagle.chat_template import Message
 from eagle.errors import InputError
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock

@@ -17,13 +17,13 @@ from typing import TextIO
 from eagle.application.conversation import (
     ChatModel,
     ChatSettings,
-    Message,
     add_chat_arguments,
     chat_model_of,
     settings_of,
 )
 from eagle.application.shading import ANSI_FAINT, ANSI_RESET, ansi
 from eagle.application.streaming import OWN, Piece, Statistics, race
+from eagle.chat_template import Message
 from eagle.errors import InputError
 from eagle.model.tree import TREES
 from eagle.program import run_program

@@ -8,20 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from eagle import assets
 from eagle.application.streaming import Update, stream
+from eagle.chat_template import Message, chat_ids, require_chat_template
 from eagle.errors import InputError
 from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load_with_trees, pair_of
 from eagle.model.ea_model import EaModel
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import DETERMINISTIC, HYBRID, TREES, TreeShape
-
-Message = dict[str, str]
-"""``role`` (``system``, ``user`` or ``assistant``) and ``content``."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +89,7 @@ class ChatModel:
         self.model, self.shapes, self.seed = model, shapes or {}, seed
         self.system_prompt, self.name = system_prompt, name or Path(model.base_model_path).name
         self.tokenizer = model.get_tokenizer()
-        if not self.tokenizer.chat_template:
-            raise InputError(
-                f"the tokenizer of {model.base_model_path} has no chat template, so it cannot hold a conversation; "
-                "use a chat model, or add chat_template.jinja to its folder"
-            )
+        require_chat_template(self.tokenizer, model.base_model_path)
 
     @classmethod
     def load(cls, choice: ModelChoice, system_prompt: str | None = None, seed: int | None = None) -> ChatModel:
@@ -155,12 +148,7 @@ class ChatModel:
             InputError: the chat template refuses it.
         """
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        try:
-            text = self.tokenizer.apply_chat_template([*system, *messages], tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise InputError(f"the model's chat template refuses this conversation: {error}") from error
-        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        return ids.to(self.model.device)
+        return chat_ids(self.tokenizer, [*system, *messages]).to(self.model.device)
 
 
 def add_chat_arguments(parse: argparse.ArgumentParser) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from eagle.application.conversation import ChatModel, ChatSettings, Message
+from eagle.application.conversation import ChatModel, ChatSettings
 from eagle.application.html import Answer, error_html, turn_html
 from eagle.application.model_thread import ModelThread, watch
 from eagle.application.streaming import race
+from eagle.chat_template import Message
 from eagle.errors import InputError
 
 PERIOD = 0.1

@@ -87,14 +87,17 @@ def accuracy(texts: Texts, questions: Mapping[int | str, Question]) -> Accuracy:
         questions: with their references, by id.
 
     Raises:
-        InputError: a question that is not there, or has no reference with a number.
+        InputError: a question that is not there, has no reference with a number, or has more references than answers.
     """
     shares, without_number = [], 0
     for question_id, choices in texts.items():
         expected = _expected(question_id, questions)
-        found = [[final_number(text) for text in turns] for turns in choices]
-        right = [answer == number for turns in found for answer, number in zip(turns, expected, strict=False)]
-        without_number += sum(number is None for turns in found for number in turns[: len(expected)])
+        if any(len(turns) < len(expected) for turns in choices):
+            raise InputError(f"question {question_id} has {len(expected)} references, but fewer turns were answered")
+        # What is asked beyond the references is not compared.
+        found = [[final_number(text) for text in turns[: len(expected)]] for turns in choices]
+        right = [answer == number for turns in found for answer, number in zip(turns, expected, strict=True)]
+        without_number += sum(number is None for turns in found for number in turns)
         shares.append(sum(right) / len(right))
     return Accuracy(len(shares), sum(shares) / len(shares), without_number)
 

@@ -13,6 +13,7 @@ import shortuuid
 import torch
 from torch import Tensor
 
+from eagle.chat_template import chat_ids, require_chat_template
 from eagle.errors import InputError
 from eagle.evaluation.questions import Question
 from eagle.evaluation.records import Record
@@ -79,11 +80,7 @@ class Answerer:
         self.model, self.settings, self.model_id = model, settings, model_id
         self.tree = None if settings.drafting is None else settings.drafting.shape(tree)
         self.tokenizer = model.get_tokenizer()
-        if not self.tokenizer.chat_template:
-            raise InputError(
-                f"the tokenizer of {model.base_model_path} has no chat template, so it cannot hold a conversation; "
-                "use a chat model, or add chat_template.jinja to its folder"
-            )
+        require_chat_template(self.tokenizer, model.base_model_path)
 
     def facts(self) -> Record:
         """What shapes the text and is known only of a loaded model."""
@@ -169,9 +166,7 @@ class Answerer:
         return choice, info
 
     def _prompt(self, messages: list[dict[str, str]]) -> Tensor:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        return ids.to(self.model.device)
+        return chat_ids(self.tokenizer, messages).to(self.model.device)
 
     def _decode(
         self, prompt: Tensor, generator: torch.Generator, max_new_tokens: int

@@ -24,7 +24,6 @@ from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.program import run_program
 
-NAMED = {"eagle3": Method.named(hsd=False), "hsd": Method.named(hsd=True)}
 LEAST_DRAWS = 20
 
 
@@ -108,7 +107,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     if not 0.0 < args.alpha < 1.0:
         raise InputError(f"--alpha must lie between 0 and 1, not {args.alpha}")
     return Settings(
-        method=_method(args.method),
+        method=Method.parse(args.method),
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.sample_top_k,
@@ -117,15 +116,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         alpha=args.alpha,
         seed=args.seed,
     )
-
-
-def _method(name: str) -> Method:
-    if name in NAMED:
-        return NAMED[name]
-    tree, colon, verifier = name.partition(":")
-    if not colon:
-        raise InputError(f"--method must be {', '.join(NAMED)} or TREE:VERIFIER, not {name!r}")
-    return Method.named(hsd=False, verifier=verifier, tree=tree)
 
 
 def _spread(questions: Sequence[Question], count: int) -> list[Question]:

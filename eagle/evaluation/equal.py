@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,9 @@ def parting(key: tuple[int | str, int], first: Sequence[str], second: Sequence[s
     """
     for turn, (one, other) in enumerate(zip_longest(first, second), start=1):
         if one != other:
-            pairs = zip(one or "", other or "", strict=False)
-            equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            shorter = min(len(one or ""), len(other or ""))
+            pairs = enumerate(zip((one or "")[:shorter], (other or "")[:shorter], strict=True))
+            equal = next((place for place, (a, b) in pairs if a != b), shorter)
             return Parting(
                 *key,
                 turn=turn,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from eagle.chat_template import chat_ids, require_chat_template
 from eagle.errors import InputError
 from eagle.evaluation.continuations import ENDED, plain_texts, speculative_texts, token_limit
 from eagle.evaluation.questions import Question
@@ -187,13 +188,8 @@ def findings(found: Sequence[PromptResult]) -> list[Finding]:
 def _prompt(model: EaModel, question: Question) -> Tensor:
     """(1, n) int64, its first turn through the chat template."""
     tokenizer = model.get_tokenizer()
-    if not tokenizer.chat_template:
-        raise InputError(f"the tokenizer of {model.base_model_path} has no chat template; use a chat model")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question.turns[0]}], tokenize=False, add_generation_prompt=True
-    )
-    ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    return ids.to(model.device)
+    require_chat_template(tokenizer, model.base_model_path)
+    return chat_ids(tokenizer, [{"role": "user", "content": question.turns[0]}]).to(model.device)
 
 
 @contextlib.contextmanager

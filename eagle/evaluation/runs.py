@@ -193,7 +193,8 @@ def _by_place(
             "question; taken in order",
             file=sys.stderr,
         )
-    for answer, info in zip(answers, infos, strict=False):
+    both = min(len(answers), len(infos))
+    for answer, info in zip(answers[:both], infos[:both], strict=True):
         if answer is None or info is None:
             continue
         if len(answer.choices) > 1:

@@ -58,7 +58,7 @@ def pieces(text: str, token_ends: Sequence[int], accept_length: Sequence[int]) -
         raise ValueError("the ends of the tokens are not ends in this text")
     return tuple(
         Piece(text[start:end], depth, number)
-        for start, end, (depth, number) in zip(starts, token_ends, origins, strict=False)
+        for start, end, (depth, number) in zip(starts[:-1], token_ends, origins[: len(token_ends)], strict=True)
     )
 
 

@@ -21,13 +21,13 @@ from eagle.evaluation.bench import question_file
 from eagle.evaluation.cells import Cell, cell_of
 from eagle.evaluation.cli import INTERRUPTED, answer_cells
 from eagle.evaluation.stats import stats
-from eagle.model.method import Method
+from eagle.model.method import EAGLE3, HSD, Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import HYBRID, TREES
 from eagle.program import run_program
 from eagle.verification import RULES
 
-BASELINE, EAGLE3, HSD = "baseline", "eagle3", "hsd"
+BASELINE = "baseline"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,24 +56,6 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
-def method_named(name: str) -> Method | None:
-    """A method of ``--method``; None is the baseline.
-
-    Raises:
-        InputError: there is no such method.
-    """
-    if name == BASELINE:
-        return None
-    if name in (EAGLE3, HSD):
-        return Method.named(hsd=name == HSD)
-    tree, colon, verifier = name.partition(":")
-    if not (tree and colon and verifier):
-        raise InputError(
-            f"--method must be {BASELINE}, {EAGLE3}, {HSD} or tree:rule (chain:blockwise, for instance), not {name!r}"
-        )
-    return Method.named(hsd=False, verifier=verifier, tree=tree)
-
-
 def grid(args: argparse.Namespace) -> list[Cell]:
     """The cells of the grid, no two with the same files.
 
@@ -82,7 +64,7 @@ def grid(args: argparse.Namespace) -> list[Cell]:
     Raises:
         InputError: an unknown method, a number out of its range, or sampled children asked for and no method has them.
     """
-    methods = [method_named(name) for name in args.method]
+    methods = [None if name == BASELINE else Method.parse(name) for name in args.method]
     sampled = hybrid_arguments(args)
     if sampled and not any(method is not None and method.tree == HYBRID for method in methods):
         raise InputError(f"--{next(iter(sampled)).replace('_', '-')} is for hybrid trees (--method {HSD})")

@@ -86,7 +86,7 @@ def permuted(tests: Sequence[CellTest], first: int, permutations: int, rng: np.r
     """
     n = tests[0].cells.shape[1]
     offsets = np.cumsum([0, *(len(test.weights) for test in tests)])
-    cells = np.concatenate([test.cells + offset for test, offset in zip(tests, offsets, strict=False)])
+    cells = np.concatenate([test.cells + offset for test, offset in zip(tests, offsets[:-1], strict=True)])
     weights = np.zeros((len(tests), offsets[-1]))
     for row, test in enumerate(tests):
         weights[row, offsets[row] : offsets[row + 1]] = test.weights

@@ -223,3 +223,8 @@ class Eagle3Head(nn.Module):
     def to_target(self, draft_ids: Tensor) -> Tensor:
         """Draft ids -> target ids, elementwise."""
         return draft_ids + self.d2t[draft_ids]
+
+    @property
+    def target_ids(self) -> Tensor:
+        """(draft vocabulary,) int64, the target id of each draft id."""
+        return self.to_target(torch.arange(len(self.d2t), device=self.d2t.device))

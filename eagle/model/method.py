@@ -10,6 +10,7 @@ from eagle.verification import RULES, Rule
 
 DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2)
 CHAIN_SAMPLING = Sampling(threshold=None, rho=1.0, samples=1)
+EAGLE3, HSD = "eagle3", "hsd"
 VERIFIERS = tuple(name for name in RULES if name not in ("greedy", "naive_hsd"))
 """Rules that can be asked for by name."""
 
@@ -53,6 +54,20 @@ class Method:
         if method.verifier == "hsd_published" and method.tree == HYBRID:
             raise InputError("verifier 'hsd_published' needs tree='deterministic' or tree='chain', as published")
         return method
+
+    @classmethod
+    def parse(cls, name: str) -> Method:
+        """``eagle3``, ``hsd``, or a tree and a rule with a colon between them: ``chain:blockwise``.
+
+        Raises:
+            InputError: neither, or as ``named``.
+        """
+        if name in (EAGLE3, HSD):
+            return cls.named(hsd=name == HSD)
+        tree, _, verifier = name.partition(":")
+        if not (tree and verifier):
+            raise InputError(f"a method is {EAGLE3}, {HSD} or TREE:RULE (chain:blockwise, for instance), not {name!r}")
+        return cls.named(hsd=False, verifier=verifier, tree=tree)
 
     @property
     def rule(self) -> Rule:

@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eagle import assets
+from eagle.chat_template import chat_ids, require_chat_template
 from eagle.errors import InputError
 from eagle.evaluation.loading import TREE_FILE, add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
@@ -88,11 +89,9 @@ def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[T
     texts = [conversation.turns[0] for conversation in conversations]
     random.Random(seed).shuffle(texts)  # noqa: S311  # a reproducible order, not a secret
     tokenizer = model.get_tokenizer()
+    require_chat_template(tokenizer, model.base_model_path)
     for text in texts:
-        chat = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids
+        ids = chat_ids(tokenizer, [{"role": "user", "content": text}])
         if ids.shape[1] <= LONGEST_PROMPT:
             yield ids.to(model.device)
     raise InputError("too few prompts for the search; give more, or lower --contexts and --shapes")

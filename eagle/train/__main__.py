@@ -15,7 +15,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from eagle import assets
@@ -135,7 +137,13 @@ def compare_with_untrained(settings: FitSettings, out: Path) -> None:
         heads[f"untrained, from {initial}"] = head.to(target.dtype).requires_grad_(False)
     _, held_out = split(read_answers(out / ANSWERS), settings.max_length, settings.held_out)
     prompts = [document.tokens[: document.start] for document in held_out[:SMOKE_PROMPTS]]
-    found = accepted_lengths(target, heads, prompts, SMOKE_CONTEXTS, temperature=1.0)
+    found = {
+        name: {
+            method: fmean(chain.from_iterable(lengths))
+            for method, lengths in accepted_lengths(target, head, prompts, SMOKE_CONTEXTS, temperature=1.0).items()
+        }
+        for name, head in heads.items()
+    }
     methods = list(found["trained"])
     print("\nexpected accepted length on held-out prompts, T=1, trees of 16 nodes")
     print(f"{'head':<24}" + "".join(f"{method:>10}" for method in methods))

@@ -1,8 +1,8 @@
-"""How much of what different heads draft is accepted, in the same held-out texts."""
+"""How much of what a head drafts is accepted, in texts that its target writes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from tqdm import tqdm
@@ -16,45 +16,54 @@ from eagle.model.target import Target
 from eagle.model.tree import TreeShape
 
 EVERY = 8
-TREES = {"EAGLE-3": TreeShape(17, 5, 10), "HSD": TreeShape(17, 5, 10, DEFAULT_SAMPLING)}
+METHODS = {"EAGLE-3": Method.named(hsd=False), "HSD": Method.named(hsd=True)}
 
 
 def accepted_lengths(
-    target: Target, heads: Mapping[str, Eagle3Head], prompts: Sequence[list[int]], contexts: int, temperature: float
-) -> dict[str, dict[str, float]]:
-    """Mean expected accepted length of trees of 16 nodes, by head and method, in texts that the target writes.
+    target: Target,
+    head: Eagle3Head,
+    prompts: Sequence[list[int]],
+    contexts: int,
+    temperature: float,
+    nodes: int = 16,
+    levels: int = 6,
+    draws: int = 1,
+) -> dict[str, list[list[float]]]:
+    """Expected accepted lengths of both methods' trees, with a progress bar.
 
     Args:
         target: the model, in its ordinary state.
-        heads: by name.
+        head: drafts.
         prompts: token ids.
-        contexts: of each prompt, at most.
+        contexts: of each prompt, at most, a few tokens apart.
         temperature: of the texts and of verification.
+        nodes: of a tree, its root not counted.
+        levels: of a tree below the root.
+        draws: trees in each context, where they are sampled.
+
+    Returns:
+        For each method a list per prompt with an entry per context.
     """
+    shape = TreeShape(nodes + 1, levels - 1, 10, DEFAULT_SAMPLING)
     candidates = [
-        Candidate(shape, (Method.named(hsd=name == "HSD").rule,), (shape.total_token,)) for name, shape in TREES.items()
+        Candidate(method.shape(shape), (method.rule,), (shape.total_token,), draws) for method in METHODS.values()
     ]
-    found: dict[str, dict[str, float]] = {}
-    with tqdm(total=len(heads) * len(prompts), unit="prompt", dynamic_ncols=True) as bar:
-        for name, head in heads.items():
-            lengths: dict[str, list[float]] = {tree: [] for tree in TREES}
-            drafter = Drafter(head)
-            for number, prompt in enumerate(prompts):
-                # The same draws for every head; texts part only where trees have drawn differently often.
-                generator = torch.Generator().manual_seed(number)
-                for measured in expected_lengths(
-                    target,
-                    drafter,
-                    torch.tensor([prompt], device=target.device),
-                    candidates,
-                    Warper(temperature),
-                    contexts,
-                    EVERY,
-                    target.stop_ids,
-                    generator,
-                ):
-                    for tree, values in zip(TREES, measured, strict=True):
-                        lengths[tree].append(values.lengths[0][0])
-                bar.update()
-            found[name] = {tree: sum(values) / max(1, len(values)) for tree, values in lengths.items()}
-    return found
+    lengths: dict[str, list[list[float]]] = {name: [] for name in METHODS}
+    drafter = Drafter(head)
+    for number, prompt in enumerate(tqdm(prompts, unit="prompt", dynamic_ncols=True)):
+        # The same draws for every head; texts part only where trees have drawn differently often.
+        found = expected_lengths(
+            target,
+            drafter,
+            torch.tensor([prompt], device=target.device),
+            candidates,
+            Warper(temperature),
+            contexts,
+            EVERY,
+            target.stop_ids,
+            torch.Generator().manual_seed(number),
+        )
+        measured = list(found)
+        for place, of_method in enumerate(lengths.values()):
+            of_method.append([each[place].lengths[0][0] for each in measured])
+    return lengths

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
+from eagle.chat_template import require_chat_template
 from eagle.errors import InputError
 from eagle.evaluation.loading import existing_device
 from eagle.model.ea_model import load_base, load_tokenizer
@@ -109,8 +110,7 @@ def generate(settings: GenerateSettings) -> None:
     device = existing_device(settings.device)
     path = assets.resolve_base(settings.base_model_path)
     tokenizer = load_tokenizer(path)
-    if not tokenizer.chat_template:
-        raise InputError(f"the tokenizer of {path} has no chat template; use a chat model")
+    require_chat_template(tokenizer, path)
     target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": device}))
     folder = settings.folder / ANSWERS
     described = settings.shaping(str(target.dtype).removeprefix("torch."))

@@ -128,13 +128,12 @@ def _go_on_from(path_or_id: str, target: Target, head: Eagle3Head, target_ids: T
             f"the head {path_or_id} reads the hidden states {list(theirs.feature_layers)} of the target with {flags}; "
             "give the same --feature-layers and norms to go on from it"
         )
-    state = {key: tensor for key, tensor in other.state_dict().items() if not key.startswith("lm_head.")}
     try:
-        head.load_state_dict(state, strict=False)
+        head.load_state_dict(other.state_dict() | {"lm_head.weight": head.lm_head.weight})
     except RuntimeError as error:
         raise InputError(f"the head {path_or_id} is of another shape than one for this target: {error}") from error
     row = torch.full((target.vocab_size,), -1)
-    row[torch.arange(len(other.d2t)) + other.d2t.cpu()] = torch.arange(len(other.d2t))
+    row[other.target_ids.cpu()] = torch.arange(len(other.d2t))
     known = row[target_ids.cpu()]
     head.lm_head.weight[known >= 0] = other.lm_head.weight.to(head.lm_head.weight)[known[known >= 0]]
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from eagle.errors import InputError
 from eagle.evaluation import accuracy
 from eagle.evaluation.accuracy import Accuracy, final_number, reference_number
+from eagle.evaluation.questions import Question
 
 PUBLISHED = Path(os.environ.get("EAGLE_PUBLISHED_RESULTS", Path(__file__).parents[3] / "shared/data/published_results"))
 
@@ -171,3 +173,10 @@ def test_the_published_answers_end_in_numbers() -> None:
         texts = [json.loads(line)["choices"][0]["turns"][0] for line in file.read_text().splitlines()]
         assert len(texts) == 80
         assert sum(final_number(text) is None for text in texts) <= 2
+
+
+def test_a_turn_that_was_not_answered_is_not_passed_over() -> None:
+    asked = {1: Question(1, ("How many?", "And now?"), reference=("#### 1", "#### 2"))}
+    assert accuracy.accuracy({1: [["It is 1.", "Now 3."]]}, asked).share == 0.5
+    with pytest.raises(InputError, match="question 1 has 2 references, but fewer turns were answered"):
+        accuracy.accuracy({1: [["It is 1."]]}, asked)

@@ -15,10 +15,10 @@ import pytest
 
 from eagle.evaluation import equal, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats
 from eagle.evaluation.answer import turn_seed
+from tests.evaluation.programs import lines, without_times
 from tests.tiny import make_chat_pair
 
 PROGRAM = "eagle.evaluation.gen_ea_answer_llama3chat"
-VARYING = {"answer_id", "tstamp", "wall_time"}
 
 
 @pytest.fixture(scope="module")
@@ -67,34 +67,6 @@ def arguments(pair: tuple[Path, Path], questions: Path, *more: str) -> list[str]
         "cpu",
         *more,
     ]
-
-
-def lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def without_times(file: Path) -> str:
-    """The file as it is, but for what differs between any two runs."""
-
-    def scrub(value: object, key: str = "") -> object:
-        if isinstance(value, dict):
-            return {name: scrub(inner, name) for name, inner in value.items()}
-        if key in VARYING or key.endswith("_time"):
-            return None
-        return value
-
-    if file.suffix == ".json":
-        return json.dumps(scrub(json.loads(file.read_text()) | {"environment": None}))
-    return "".join(
-        json.dumps(
-            {
-                name: [scrub(choice) for choice in inner] if name == "choices" else scrub(inner, name)
-                for name, inner in json.loads(line).items()
-            }
-        )
-        + "\n"
-        for line in file.read_text().splitlines(keepends=True)
-    )
 
 
 def test_files_have_the_published_shape(pair: tuple[Path, Path], questions: Path) -> None:

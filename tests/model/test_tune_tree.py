@@ -55,6 +55,29 @@ def test_expected_lengths_are_what_generations_accept(llama: EaModel) -> None:
     assert joint > tokenwise
 
 
+def test_at_temperature_0_lengths_are_those_of_generations(llama: EaModel) -> None:
+    shape = TreeShape(8, 2, 3)
+    prompt = torch.tensor([[1, 5, 2, 7, 3]])
+    measured = expected_lengths(
+        llama.target,
+        llama.drafter,
+        prompt,
+        [Candidate(shape, (RULES["tokenwise"], RULES["hsd"]), (8,))],
+        Warper(0.0),
+        contexts=12,
+        every=1,
+        stop_ids=frozenset(),
+        generator=torch.Generator().manual_seed(0),
+    )
+    text = llama.naivegenerate(prompt, max_new_tokens=12)
+    accepted = []
+    for place, (candidate,) in enumerate(measured):
+        _, _, _, info = llama.eagenerate(text[:, : 5 + place], tree=shape, max_new_tokens=10, log=True)
+        accepted.append(info["accept_length"][0])
+        assert candidate.lengths == [[accepted[-1]], [accepted[-1]]]
+    assert len(set(accepted)) > 1
+
+
 def test_trees_scored_as_one_are_scored_as_before(llama: EaModel) -> None:
     """Each tree's rows of the union are what the tree alone would be told."""
     prompt = torch.randint(8, (1, 6), generator=torch.Generator().manual_seed(0))

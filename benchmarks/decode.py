@@ -62,14 +62,14 @@ def prompts(model: EaModel, count: int) -> list[Tensor]:
     ]
 
 
-Shapes = dict[str, TreeShape | None]
-"""Of each method its trees; None decodes autoregressively."""
+Contestants = dict[str, tuple[EaModel, TreeShape | None]]
+"""Of each method its pair and its trees; None decodes autoregressively."""
 
 
-def measure(model: EaModel, inputs: list[Tensor], temperature: float, new_tokens: int, shapes: Shapes) -> list[Method]:
+def measure(contestants: Contestants, inputs: list[Tensor], temperature: float, new_tokens: int) -> list[Method]:
     """Run all methods over all prompts."""
-    methods = [Method() for _ in shapes]
-    turns = list(zip(methods, shapes.values(), strict=True))
+    methods = [Method() for _ in contestants]
+    turns = [(method, model, shape) for method, (model, shape) in zip(methods, contestants.values(), strict=True)]
     for number, prompt in enumerate(inputs):
         arguments: dict[str, Any] = {
             "temperature": temperature,
@@ -78,7 +78,7 @@ def measure(model: EaModel, inputs: list[Tensor], temperature: float, new_tokens
             "log": True,
         }
         first = number % len(turns)
-        for method, shape in turns[first:] + turns[:first]:
+        for method, model, shape in turns[first:] + turns[:first]:
             generator = torch.Generator().manual_seed(number)
             clock = Clock(model.device)
             if shape is None:
@@ -262,7 +262,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     before = peak_memory(torch.device("cpu"))[1]
     choice = pair_of(args)
     model = load(choice)
-    shapes: Shapes = {"autoregressive": None}
+    contestants: Contestants = {"autoregressive": (model, None)}
     for name, kind, given in (("EAGLE-3", DETERMINISTIC, args.eagle3_tree), ("HSD", HYBRID, args.hsd_tree)):
         tree = replace(choice, kind=kind).tree_arguments(model.device.type)
         if given:
@@ -270,21 +270,21 @@ def benchmark(argv: Sequence[str] | None) -> None:
         if args.sampling and kind == HYBRID:
             threshold, rho, samples = args.sampling
             tree["sampling"] = Sampling(threshold, rho, int(samples))
-        shapes[name] = TreeShape(**tree)
+        contestants[name] = (model, TreeShape(**tree))
     print(
         f"{args.base_model_path or assets.DEFAULT_PAIR}, {model.target.dtype}, {model.device}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    for name, shape in shapes.items():
+    for name, (_, shape) in contestants.items():
         if shape:
             print(f"{name}: {shape}")
     inputs = prompts(model, args.prompts)
-    measure(model, inputs[:1], 0.0, 16, shapes)
+    measure(contestants, inputs[:1], 0.0, 16)
     for temperature in args.temperature:
-        report(temperature, list(shapes), measure(model, inputs, temperature, args.new_tokens, shapes))
+        report(temperature, list(contestants), measure(contestants, inputs, temperature, args.new_tokens))
     print_memory(model, max([*args.contexts, 100]), before)
     for context in args.contexts:
-        for name, shape in shapes.items():
+        for name, (_, shape) in contestants.items():
             if shape:
                 print_round(name, stages(model, shape, context, args.repeats, temperature=1.0), context)
         plain, sampled = level_of_ten(model, context, args.repeats)

@@ -1,8 +1,8 @@
 """Draft heads of one target side by side: ``python -m benchmarks.heads HEAD [HEAD ...]``, the others over the first.
 
 On MT-Bench's first turns: the overlap sum min(p, q) with the target by drafting step, along answers that the target
-samples itself at temperature 1, and the exact expected accepted length of trees of both methods. The 95 % intervals
-resample questions.
+samples itself at temperature 1, and the exact expected accepted length of trees of both methods; with ``--prompts``
+also the speed of decoding with the trees that are stored beside each head. The 95 % intervals resample questions.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from benchmarks import decode as speed
 from benchmarks.decode import prompts
 from eagle import assets
 from eagle.errors import InputError
-from eagle.evaluation.loading import DTYPES, ModelChoice, load
+from eagle.evaluation.loading import DTYPES, ModelChoice, load, load_with_trees
 from eagle.evaluation.summary import INTERVAL, resampled
 from eagle.model.checkpoint import load_head
 from eagle.model.head import Eagle3Head
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
+from eagle.model.tree import DETERMINISTIC, HYBRID
 from eagle.program import run_program
 from eagle.train.batches import Document, batch_of
 from eagle.train.compare import accepted_lengths
@@ -80,6 +82,17 @@ def overlaps(target: Target, head: Eagle3Head, documents: Sequence[Document], st
     return means
 
 
+def contest(choice: ModelChoice, heads: Sequence[str]) -> speed.Contestants:
+    """Autoregressive decoding, then both methods with each head and the trees beside it."""
+    contestants: speed.Contestants = {}
+    for head in heads:
+        kinds = {"EAGLE-3": DETERMINISTIC, "HSD": HYBRID}
+        model, shapes = load_with_trees([replace(choice, ea_model_path=head, kind=kind) for kind in kinds.values()])
+        contestants.setdefault("autoregressive", (model, None))
+        contestants |= {f"{name}, {head}": (model, shape) for name, shape in zip(kinds, shapes, strict=True)}
+    return contestants
+
+
 def report(title: str, names: Sequence[str], rows: dict[str, list[Mean]]) -> None:
     """Print a table: of each head the mean with its interval, and what it is over the first's."""
     print(f"\n{title}")
@@ -109,10 +122,12 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--draws", type=int, default=4, help="trees in each context, where they are sampled")
     parse.add_argument("--new-tokens", type=int, default=128, help="of an answer that overlaps are measured along")
     parse.add_argument("--steps", type=int, default=5, help="drafting steps to measure overlaps of")
+    parse.add_argument("--prompts", type=int, default=0, help="to decode for the speed of both methods; 0: none")
     args = parse.parse_args(argv)
     if min(args.nodes, args.levels, args.contexts, args.draws, args.new_tokens, args.steps) < 1:
         raise InputError("--nodes, --levels, --contexts, --draws, --new-tokens and --steps must be 1 or more")
-    model = load(ModelChoice(args.base_model_path or assets.DEFAULT_PAIR, args.heads[0], args.dtype, args.device))
+    choice = ModelChoice(args.base_model_path or assets.DEFAULT_PAIR, args.heads[0], args.dtype, args.device)
+    model = load(choice)
     target, questions = model.target, [prompt[0].tolist() for prompt in prompts(model, QUESTIONS)]
     for temperature in args.temperature:
         rows: dict[str, list[Mean]] = {}
@@ -134,6 +149,13 @@ def benchmark(argv: Sequence[str] | None) -> None:
     by_head = [overlaps(target, load_head(head, target), documents, args.steps) for head in args.heads]
     rows = {f"step {step + 1}": [means[step] for means in by_head] for step in range(args.steps)}
     report("overlap with the target, T=1", args.heads, rows)
+    if args.prompts:
+        contestants = contest(choice, args.heads)
+        inputs = prompts(model, args.prompts)
+        speed.measure(contestants, inputs[:1], 0.0, 16)
+        for temperature in args.temperature:
+            found = speed.measure(contestants, inputs, temperature, args.new_tokens)
+            speed.report(temperature, list(contestants), found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

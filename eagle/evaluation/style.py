@@ -29,7 +29,7 @@ body {
   color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
 }
-main { max-width: 1080px; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
+main { max-width: 1200px; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.5rem 0 1.5rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.25rem 0 0.6rem; overflow-wrap: anywhere; }
 h3 { font-size: 1rem; margin: 1.2rem 0 0.3rem; overflow-wrap: anywhere; }
@@ -43,11 +43,11 @@ thead th { color: var(--faint); font-weight: 600; white-space: normal; vertical-
 tbody th { font-weight: 600; }
 tbody tr:nth-child(even) { background: var(--stripe); }
 .interval { display: block; color: var(--faint); font-size: 0.85em; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1.5rem 2rem; }
-figure { margin: 0; }
+.pictures { columns: 2 480px; column-gap: 2rem; }
+figure { margin: 0 0 1.5rem; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; color: var(--text); }
 figcaption { color: var(--faint); font-size: 0.87rem; margin-top: 0.3rem; }
-details { border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 0.9rem; margin: 0.6rem 0; }
+details { max-width: 1040px; border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 0.9rem; margin: 0.6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 .asked { color: var(--faint); border-left: 3px solid var(--line); padding-left: 0.7rem; white-space: pre-wrap; }
 .answer { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.8; }

@@ -154,8 +154,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
         inputs = prompts(model, args.prompts)
         speed.measure(contestants, inputs[:1], 0.0, 16)
         for temperature in args.temperature:
-            raced = speed.measure(contestants, inputs, temperature, args.new_tokens)
-            speed.report(temperature, list(contestants), raced)
+            racing = speed.differing(contestants, temperature)
+            speed.report(temperature, list(racing), speed.measure(racing, inputs, temperature, args.new_tokens))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,7 +47,8 @@ tbody tr:nth-child(even) { background: var(--stripe); }
 figure { margin: 0 0 1.5rem; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; color: var(--text); }
 figcaption { color: var(--faint); font-size: 0.87rem; margin-top: 0.3rem; }
-details { max-width: 1040px; border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 0.9rem; margin: 0.6rem 0; }
+details { padding: 0.5rem 0.9rem; margin: 0.6rem 0; border: 1px solid var(--line); border-radius: 6px; }
+.answer, .asked { max-width: 64rem; }
 summary { cursor: pointer; font-weight: 600; }
 .asked { color: var(--faint); border-left: 3px solid var(--line); padding-left: 0.7rem; white-space: pre-wrap; }
 .answer { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.8; }

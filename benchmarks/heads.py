@@ -85,8 +85,8 @@ def overlaps(target: Target, head: Eagle3Head, documents: Sequence[Document], st
 def contest(choice: ModelChoice, heads: Sequence[str]) -> speed.Contestants:
     """Autoregressive decoding, then both methods with each head and the trees beside it."""
     contestants: speed.Contestants = {}
+    kinds = {"EAGLE-3": DETERMINISTIC, "HSD": HYBRID}
     for head in heads:
-        kinds = {"EAGLE-3": DETERMINISTIC, "HSD": HYBRID}
         model, shapes = load_with_trees([replace(choice, ea_model_path=head, kind=kind) for kind in kinds.values()])
         contestants.setdefault("autoregressive", (model, None))
         contestants |= {f"{name}, {head}": (model, shape) for name, shape in zip(kinds, shapes, strict=True)}
@@ -124,6 +124,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--steps", type=int, default=5, help="drafting steps to measure overlaps of")
     parse.add_argument("--prompts", type=int, default=0, help="to decode for the speed of both methods; 0: none")
     args = parse.parse_args(argv)
+    if args.prompts < 0:
+        raise InputError(f"--prompts must be 0 or more, not {args.prompts}")
     if min(args.nodes, args.levels, args.contexts, args.draws, args.new_tokens, args.steps) < 1:
         raise InputError("--nodes, --levels, --contexts, --draws, --new-tokens and --steps must be 1 or more")
     choice = ModelChoice(args.base_model_path or assets.DEFAULT_PAIR, args.heads[0], args.dtype, args.device)

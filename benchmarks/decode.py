@@ -13,7 +13,7 @@ import random
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eagle import assets
 from eagle.chat_template import chat_ids
-from eagle.evaluation.loading import add_pair_arguments, load, pair_of
+from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
@@ -30,7 +30,7 @@ from eagle.model.drafter import Drafter, chance
 from eagle.model.ea_model import EaModel
 from eagle.model.method import DEFAULT_SAMPLING
 from eagle.model.sampling import Warper
-from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape, root_only
+from eagle.model.tree import DETERMINISTIC, HYBRID, TreeShape, root_only
 from eagle.program import run_program
 from eagle.verification import RULES
 
@@ -66,13 +66,18 @@ Contestants = dict[str, tuple[EaModel, TreeShape | None]]
 """Of each method its pair and its trees; None decodes autoregressively."""
 
 
-def differing(contestants: Contestants, temperature: float) -> Contestants:
-    """Those whose decoding differs at this temperature: at 0 HSD takes EAGLE-3's tree, so there it is EAGLE-3."""
-    return {
-        name: (model, shape)
-        for name, (model, shape) in contestants.items()
-        if temperature > 0 or shape is None or shape.sampling is None
-    }
+def contest(entries: Mapping[str, tuple[EaModel, ModelChoice]], temperature: float) -> Contestants:
+    """Autoregressive decoding with the first entry's target, then the entries with their trees at a temperature.
+
+    At 0 HSD is EAGLE-3, so entries with hybrid trees are left out.
+    """
+    contestants: Contestants = {}
+    for name, (model, choice) in entries.items():
+        contestants.setdefault("autoregressive", (model, None))
+        if temperature > 0 or choice.kind == DETERMINISTIC:
+            tree = replace(choice, temperature=temperature).tree_arguments(model.device.type)
+            contestants[name] = (model, TreeShape(**tree))
+    return contestants
 
 
 def measure(contestants: Contestants, inputs: list[Tensor], temperature: float, new_tokens: int) -> list[Method]:
@@ -115,9 +120,10 @@ def ratio(slow: Method, fast: Method) -> str:
     return f"{speed_up(prompts_):.2f}x ({drawn[int(0.025 * RESAMPLES)]:.2f}-{drawn[int(0.975 * RESAMPLES)]:.2f})"
 
 
-def report(temperature: float, names: list[str], methods: list[Method]) -> None:
-    """Print one temperature's comparison and the breakdown of the rounds."""
+def report(temperature: float, contestants: Contestants, methods: list[Method]) -> None:
+    """Print one temperature's comparison, the trees and the breakdown of the rounds."""
     print(f"T={temperature}")
+    names = list(contestants)
     for place, (name, method) in enumerate(zip(names, methods, strict=True)):
         rate = sum(method.tokens) / sum(method.seconds)
         line = f"  {name}: {rate:.1f} tok/s"
@@ -127,6 +133,7 @@ def report(temperature: float, names: list[str], methods: list[Method]) -> None:
             line += f", {ratio(methods[earlier], method)} {names[earlier]}"
         print(line)
         if place:
+            print(f"    {contestants[name][1]}")
             print(f"    a round: {breakdown(method)}")
 
 
@@ -271,30 +278,27 @@ def benchmark(argv: Sequence[str] | None) -> None:
     before = peak_memory(torch.device("cpu"))[1]
     choice = pair_of(args)
     model = load(choice)
-    contestants: Contestants = {"autoregressive": (model, None)}
+    entries = {}
     for name, kind, given in (("EAGLE-3", DETERMINISTIC, args.eagle3_tree), ("HSD", HYBRID, args.hsd_tree)):
-        tree = replace(choice, kind=kind).tree_arguments(model.device.type)
+        entry = replace(choice, kind=kind)
         if given:
-            tree |= dict(zip(("total_token", "depth", "top_k"), given, strict=True))
+            entry = replace(entry, **dict(zip(("total_token", "depth", "top_k"), given, strict=True)))
         if args.sampling and kind == HYBRID:
             threshold, rho, samples = args.sampling
-            tree["sampling"] = Sampling(threshold, rho, int(samples))
-        contestants[name] = (model, TreeShape(**tree))
+            entry = replace(entry, sampling={"threshold": threshold, "rho": rho, "samples": int(samples)})
+        entries[name] = (model, entry)
     print(
         f"{args.base_model_path or assets.DEFAULT_PAIR}, {model.target.dtype}, {model.device}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    for name, (_, shape) in contestants.items():
-        if shape:
-            print(f"{name}: {shape}")
     inputs = prompts(model, args.prompts)
-    measure(contestants, inputs[:1], 0.0, 16)
+    measure(contest(entries, 0.0), inputs[:1], 0.0, 16)
     for temperature in args.temperature:
-        racing = differing(contestants, temperature)
-        report(temperature, list(racing), measure(racing, inputs, temperature, args.new_tokens))
+        racing = contest(entries, temperature)
+        report(temperature, racing, measure(racing, inputs, temperature, args.new_tokens))
     print_memory(model, max([*args.contexts, 100]), before)
     for context in args.contexts:
-        for name, (_, shape) in contestants.items():
+        for name, (_, shape) in contest(entries, 1.0).items():
             if shape:
                 print_round(name, stages(model, shape, context, args.repeats, temperature=1.0), context)
         plain, sampled = level_of_ten(model, context, args.repeats)

@@ -19,7 +19,7 @@ from benchmarks import decode as speed
 from benchmarks.decode import prompts
 from eagle import assets
 from eagle.errors import InputError
-from eagle.evaluation.loading import DTYPES, ModelChoice, load, load_with_trees
+from eagle.evaluation.loading import DTYPES, ModelChoice, load
 from eagle.evaluation.summary import INTERVAL, resampled
 from eagle.model.checkpoint import load_head
 from eagle.model.head import Eagle3Head
@@ -82,17 +82,6 @@ def overlaps(target: Target, head: Eagle3Head, documents: Sequence[Document], st
     return means
 
 
-def contest(choice: ModelChoice, heads: Sequence[str]) -> speed.Contestants:
-    """Autoregressive decoding, then both methods with each head and the trees beside it."""
-    contestants: speed.Contestants = {}
-    kinds = {"EAGLE-3": DETERMINISTIC, "HSD": HYBRID}
-    for head in heads:
-        model, shapes = load_with_trees([replace(choice, ea_model_path=head, kind=kind) for kind in kinds.values()])
-        contestants.setdefault("autoregressive", (model, None))
-        contestants |= {f"{name}, {head}": (model, shape) for name, shape in zip(kinds, shapes, strict=True)}
-    return contestants
-
-
 def report(title: str, names: Sequence[str], rows: dict[str, list[Mean]]) -> None:
     """Print a table: of each head the mean with its interval, and what it is over the first's."""
     print(f"\n{title}")
@@ -152,12 +141,17 @@ def benchmark(argv: Sequence[str] | None) -> None:
     rows = {f"step {step + 1}": [means[step] for means in by_head] for step in range(args.steps)}
     report("overlap with the target, T=1", args.heads, rows)
     if args.prompts:
-        contestants = contest(choice, args.heads)
+        entries = {}
+        for head in args.heads:
+            pair = replace(choice, ea_model_path=head)
+            loaded = load(pair)
+            for name, kind in (("EAGLE-3", DETERMINISTIC), ("HSD", HYBRID)):
+                entries[f"{name}, {head}"] = (loaded, replace(pair, kind=kind))
         inputs = prompts(model, args.prompts)
-        speed.measure(contestants, inputs[:1], 0.0, 16)
+        speed.measure(speed.contest(entries, 0.0), inputs[:1], 0.0, 16)
         for temperature in args.temperature:
-            racing = speed.differing(contestants, temperature)
-            speed.report(temperature, list(racing), speed.measure(racing, inputs, temperature, args.new_tokens))
+            racing = speed.contest(entries, temperature)
+            speed.report(temperature, racing, speed.measure(racing, inputs, temperature, args.new_tokens))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

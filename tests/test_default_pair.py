@@ -11,9 +11,9 @@ import torch
 
 from eagle import assets
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat
-from eagle.evaluation.loading import tuned_tree
 from eagle.evaluation.questions import load_questions
 from eagle.model.ea_model import EaModel
+from eagle.model.stored_trees import StoredTrees
 from eagle.model.tree import TreeShape
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -61,7 +61,7 @@ def test_the_program_needs_no_arguments_but_a_range(tmp_path: Path, monkeypatch:
         run = json.loads(Path(f"mt_bench/default/smollm2-135m-temperature-1.0_{suffix}_run.json").read_text())
         assert run["settings"]["dtype"] == "bfloat16"
         assert TreeShape(**{**run["settings"]["tree"], "sampling": None}) == replace(
-            tuned_tree(assets.head(), "cpu", kind), sampling=None
+            StoredTrees.read(assets.head(), "cpu").at(1.0, kind), sampling=None
         )
         assert (run["settings"]["tree"]["sampling"] is not None) == (kind == "hybrid")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,11 +14,12 @@ from eagle import assets
 from eagle.application.streaming import Update, stream
 from eagle.chat_template import Message, chat_ids, require_chat_template
 from eagle.errors import InputError
-from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load_with_trees, pair_of
+from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.ea_model import EaModel
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.sampling import Warper
-from eagle.model.tree import DETERMINISTIC, HYBRID, TREES, TreeShape
+from eagle.model.stored_trees import StoredTrees
+from eagle.model.tree import TREES, TreeShape
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class ChatModel:
 
     Args:
         model: the pair.
-        shapes: of each kind of tree its bounds; kinds that are not in it have those of the model.
+        trees: stored with its head; None: those of the model, whatever the temperature.
         system_prompt: put before every conversation; None leaves that to the chat template.
         seed: of every answer; None draws each time anew.
         name: of the base model, for people.
@@ -81,12 +82,12 @@ class ChatModel:
     def __init__(
         self,
         model: EaModel,
-        shapes: Mapping[str, TreeShape] | None = None,
+        trees: StoredTrees | None = None,
         system_prompt: str | None = None,
         seed: int | None = None,
         name: str = "",
     ) -> None:
-        self.model, self.shapes, self.seed = model, shapes or {}, seed
+        self.model, self.trees, self.seed = model, trees, seed
         self.system_prompt, self.name = system_prompt, name or Path(model.base_model_path).name
         self.tokenizer = model.get_tokenizer()
         require_chat_template(self.tokenizer, model.base_model_path)
@@ -96,11 +97,11 @@ class ChatModel:
         """Load a pair, with the trees that are stored for it.
 
         Raises:
-            InputError: see ``eagle.evaluation.loading.load_with_trees``; or the tokenizer has no chat template.
+            InputError: see ``eagle.evaluation.loading.load``; or the tokenizer has no chat template.
         """
-        model, shapes = load_with_trees([replace(choice, kind=kind) for kind in TREES])
+        model = load(choice)
         name = Path(choice.base_model_path or assets.DEFAULT_PAIR).name
-        return cls(model, dict(zip(TREES, shapes, strict=True)), system_prompt, seed, name)
+        return cls(model, choice.stored_trees(model.device.type), system_prompt, seed, name)
 
     def answer(
         self, messages: Sequence[Message], settings: ChatSettings, autoregressive: bool = False
@@ -136,10 +137,8 @@ class ChatModel:
 
     def shape(self, settings: ChatSettings) -> TreeShape:
         """The trees that some settings mean."""
-        method = settings.method
-        # Nothing is sampled at temperature 0, where a hybrid tree is EAGLE-3's and so has its size.
-        kind = DETERMINISTIC if method.tree == HYBRID and settings.temperature == 0 else method.tree
-        return method.shape(self.shapes.get(kind, self.model.shape))
+        method = settings.method.at(settings.temperature)
+        return method.shape(self.trees.at(settings.temperature, method.tree) if self.trees else self.model.shape)
 
     def prompt(self, messages: Sequence[Message]) -> Tensor:
         """(1, n) int64: a conversation as the model reads it, up to where its answer begins.

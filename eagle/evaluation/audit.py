@@ -86,6 +86,7 @@ def audit(argv: Sequence[str] | None) -> bool:
             depth=args.depth,
             top_k=args.top_k,
             kind=settings.method.tree,
+            temperature=args.temperature,
             sampling=hybrid_arguments(args),
         )
     )

@@ -15,7 +15,7 @@ from eagle.evaluation.loading import ModelChoice
 from eagle.evaluation.records import Record, RunFiles
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
-from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID
+from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,9 @@ def cell_of(
 
 def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping[str, Any]) -> ModelChoice:
     drafting = settings.drafting
-    kind = DETERMINISTIC if drafting is None else drafting.tree
-    if kind == HYBRID and settings.temperature == 0:
-        # Nothing is sampled at temperature 0, so HSD takes EAGLE-3's tree and writes EAGLE-3's text.
-        kind, sampled = DETERMINISTIC, {}
+    kind = DETERMINISTIC if drafting is None else drafting.at(settings.temperature).tree
+    if drafting is not None and kind != drafting.tree:
+        sampled = {}
     # Without drafts there is no tree to measure.
     measured_in_vain = drafting is None and args.total_token == AUTO_TOTAL_TOKEN
     return ModelChoice(
@@ -101,6 +100,7 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
         depth=args.depth,
         top_k=args.top_k,
         kind=kind,
+        temperature=settings.temperature,
         sampling=sampled,
     )
 

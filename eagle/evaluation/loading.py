@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +16,11 @@ from eagle.model import tune
 from eagle.model.checkpoint import local_folder
 from eagle.model.ea_model import EaModel, best_device
 from eagle.model.method import DEFAULT_SAMPLING
+from eagle.model.stored_trees import StoredTrees
 from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, Sampling, TreeShape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-TREE_FILE = "tree.json"
 SAMPLING = tuple(field.name for field in fields(Sampling))
-DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,12 @@ class ModelChoice:
         load_in_8bit: quantise the base model.
         gpus: GPUs of one model.
         max_gpu_memory: of each of them, None is all.
-        total_token: of the tree; None takes the tuned or the default value, as for the next two.
+        total_token: of the tree; None takes the stored or the default value, as for the next two.
         depth: of the tree.
         top_k: of the tree.
         kind: of the tree, one of ``TREES``.
-        sampling: fields of ``Sampling`` that differ from the tuned or the default values; for a hybrid tree.
+        temperature: of the text; the trees stored with a head depend on it.
+        sampling: fields of ``Sampling`` that differ from the stored or the default values; for a hybrid tree.
     """
 
     base_model_path: str | None = None
@@ -56,23 +54,28 @@ class ModelChoice:
     depth: int | None = None
     top_k: int | None = None
     kind: str = DETERMINISTIC
+    temperature: float = 1.0
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def tree_arguments(self, device: str) -> dict[str, Any]:
-        """Those of ``EaModel.from_pretrained``: given, else tuned for the head and the device, else the default."""
+        """Those of ``EaModel.from_pretrained``: given, else stored with the head for the device, else the default."""
         if self.sampling and self.kind != HYBRID:
             raise InputError(f"--{next(iter(self.sampling)).replace('_', '-')} is for hybrid trees (--hsd)")
-        _, head = assets.resolve_pair(self.base_model_path, self.ea_model_path)
-        tuned = tuned_tree(local_folder(head, "the draft head"), device, self.kind) or DEFAULT_TREE
+        stored = self.stored_trees(device).at(self.temperature, self.kind)
         given = {
             name: value for name in ("total_token", "depth", "top_k") if (value := getattr(self, name)) is not None
         }
-        sampling = replace(tuned.sampling or DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
+        sampling = replace(stored.sampling or DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
         return (
-            {"total_token": tuned.total_token, "depth": tuned.depth, "top_k": tuned.top_k}
+            {"total_token": stored.total_token, "depth": stored.depth, "top_k": stored.top_k}
             | given
             | {"sampling": sampling}
         )
+
+    def stored_trees(self, device: str) -> StoredTrees:
+        """The trees stored with the head for a kind of device."""
+        _, head = assets.resolve_pair(self.base_model_path, self.ea_model_path)
+        return StoredTrees.read(local_folder(head, "the draft head"), device)
 
 
 def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
@@ -86,25 +89,6 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
 def pair_of(args: argparse.Namespace) -> ModelChoice:
     """The pair that those arguments name."""
     return ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device)
-
-
-def tuned_tree(head: Path, device: str, kind: str) -> TreeShape | None:
-    """The tree that a head's folder carries for a kind of device (``cpu``, ``cuda``, ``mps``) and of tree, if any.
-
-    Raises:
-        InputError: the folder's ``tree.json`` cannot be understood.
-    """
-    file = head / TREE_FILE
-    if not file.is_file():
-        return None
-    try:
-        shape = json.loads(file.read_text(encoding="utf-8")).get(device, {}).get(kind)
-        if shape is None:
-            return None
-        sampling = shape.pop("sampling", None)
-        return TreeShape(**shape, sampling=Sampling(**sampling) if sampling else None)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"cannot understand {file}: {error}") from error
 
 
 def existing_device(device: str | None) -> str:

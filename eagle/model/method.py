@@ -69,6 +69,10 @@ class Method:
             raise InputError(f"a method is {EAGLE3}, {HSD} or TREE:RULE (chain:blockwise, for instance), not {name!r}")
         return cls.named(hsd=False, verifier=verifier, tree=tree)
 
+    def at(self, temperature: float) -> Method:
+        """The method that this is at a temperature: at 0 nothing is sampled, and HSD is EAGLE-3."""
+        return Method.named(hsd=False) if temperature == 0 and self.tree == HYBRID else self
+
     @property
     def rule(self) -> Rule:
         """The verification rule."""

@@ -1,21 +1,20 @@
 """Searching the trees that are fastest for a pair on this machine: ``python -m eagle.model.tune_tree``.
 
-For random shapes of each kind the exact expected accepted length is measured in contexts of training prompts, for every
-size at once (growth with the same draws keeps for a smaller size a part of what it keeps for a larger one). With the
-time of drafting, of the target's forward over so many nodes and of verification, all measured here, it gives tokens a
-second; the best third of the shapes goes on to twice as many further contexts, until few are left. ``--write`` stores
-the result beside the head's configuration, where the programs find it.
+At each temperature, for random shapes of each kind, the exact expected accepted length is measured in contexts of
+training prompts, for every size at once (growth with the same draws keeps for a smaller size a part of what it keeps
+for a larger one). With the time of drafting, of the target's forward over so many nodes and of verification, all
+measured here, it gives tokens a second; the best third of the shapes goes on to twice as many further contexts, until
+few are left. ``--write`` stores the result beside the head's configuration, where the programs find it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from eagle import assets
 from eagle.chat_template import chat_ids, require_chat_template
 from eagle.errors import InputError
-from eagle.evaluation.loading import TREE_FILE, add_pair_arguments, load, pair_of
+from eagle.evaluation.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.checkpoint import local_folder
 from eagle.model.clock import Clock
@@ -33,6 +32,7 @@ from eagle.model.decoding import Decoding
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
+from eagle.model.stored_trees import TREE_FILE, store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.program import run_program
 from eagle.train.prompts import read_conversations
@@ -73,7 +73,7 @@ def shapes(kind: str, largest: int, deepest: int, count: int, source: random.Ran
             sampling = Sampling(
                 threshold=source.choice((0.02, 0.04, 0.08, 0.15, 0.25)),
                 rho=source.choice((0.25, 0.35, 0.5, 0.7)),
-                samples=source.choice((1, 2, 3)),
+                samples=source.choice((0, 1, 2, 3)),
             )
         found.add(TreeShape(largest, source.randint(0, deepest), source.choice((2, 3, 4, 5, 7, 10)), sampling))
     return sorted(found, key=repr)
@@ -99,11 +99,11 @@ def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[T
 
 @torch.inference_mode()
 def seconds_without_drafting(
-    model: EaModel, shape: TreeShape, sizes: Sequence[int], prompt: Tensor
+    model: EaModel, shape: TreeShape, sizes: Sequence[int], prompt: Tensor, warper: Warper
 ) -> dict[int, float]:
-    """Median seconds of scoring, warping and verifying a tree, by size, in a text at temperature 1."""
+    """Median seconds of scoring, warping and verifying a tree, by size."""
     method = Method.named(hsd=shape.sampling is not None)
-    warper, generator = Warper(1.0), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     limit = prompt.shape[1] + shape.depth + 64
     decoding = Decoding(
         model.target, (model.drafter, shape), prompt, warper, limit, frozenset(), generator, method.rule
@@ -127,6 +127,7 @@ def search(
     sizes: tuple[int, ...],
     contexts: int,
     prompts: Iterator[Tensor],
+    warper: Warper,
 ) -> tuple[TreeShape, float]:
     """Successive halving; returns the fastest shape and its expected tokens a second.
 
@@ -137,18 +138,20 @@ def search(
         sizes: values of ``total_token`` to choose from.
         contexts: of the first stage; each further one has twice as many.
         prompts: enough of them.
+        warper: of the text.
     """
     rule = Method.named(hsd=kind == HYBRID).rule
-    warper, generator = Warper(1.0), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     trials = [Trial(Candidate(shape, (rule,), sizes)) for shape in candidates]
     full = TreeShape(max(sizes), 4, 5, Sampling(0.0, 1.0, 1) if kind == HYBRID else None)
-    rest = seconds_without_drafting(model, full, sizes, next(prompts))
+    rest = seconds_without_drafting(model, full, sizes, next(prompts), warper)
 
     def fastest(trial: Trial) -> float:
         return max(trial.speeds(rest).values())
 
     while True:
-        with tqdm(total=contexts, desc=f"{kind}: {len(trials)} shapes", unit="context", dynamic_ncols=True) as bar:
+        title = f"T={warper.temperature}, {kind}: {len(trials)} shapes"
+        with tqdm(total=contexts, desc=title, unit="context", dynamic_ncols=True) as bar:
             while bar.n < contexts:
                 for measured in expected_lengths(
                     model.target,
@@ -188,6 +191,9 @@ def tune(argv: Sequence[str] | None) -> None:
     """The whole program."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pair_arguments(parse)
+    parse.add_argument(
+        "--temperature", type=float, nargs="+", default=[1.0, 0.7, 0.3, 0.0], help="of the text; at 0 HSD is EAGLE-3"
+    )
     parse.add_argument("--kind", nargs="+", choices=(DETERMINISTIC, HYBRID), default=[DETERMINISTIC, HYBRID])
     parse.add_argument("--prompts", type=Path, help="JSON lines or a JSON array; default: ShareGPT")
     parse.add_argument("--shapes", type=int, default=32, help="of each kind to begin with")
@@ -203,23 +209,19 @@ def tune(argv: Sequence[str] | None) -> None:
     deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)
     sizes = tuple(size for size in (3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 32, 40, 48, 60) if size <= largest)
     source = random.Random(args.seed)  # noqa: S311  # a reproducible search, not a secret
-    prompts = training_prompts(model, args.prompts, args.seed)
-    found = {}
-    for kind in args.kind:
-        candidates = shapes(kind, sizes[-1], deepest, args.shapes, source)
-        found[kind], speed = search(model, kind, candidates, sizes, args.contexts, prompts)
-        print(f"{kind}: {found[kind]}, {speed:.1f} tokens/s expected")
-    if args.write:
-        _, head = assets.resolve_pair(args.base_model_path, args.ea_model_path)
-        store(local_folder(head, "the draft head") / TREE_FILE, model.device.type, found)
-
-
-def store(file: Path, device: str, found: dict[str, TreeShape]) -> None:
-    """Put shapes into a head's file, beside those of other devices and kinds."""
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    stored.setdefault(device, {}).update({kind: asdict(shape) for kind, shape in found.items()})
-    file.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-    print(f"written to {file}")
+    _, head = assets.resolve_pair(args.base_model_path, args.ea_model_path)
+    for temperature in args.temperature:
+        warper = Warper(temperature)
+        for kind in args.kind:
+            if temperature == 0 and kind == HYBRID:
+                continue
+            prompts = training_prompts(model, args.prompts, args.seed)
+            candidates = shapes(kind, sizes[-1], deepest, args.shapes, source)
+            shape, speed = search(model, kind, candidates, sizes, args.contexts, prompts, warper)
+            print(f"T={temperature}, {kind}: {shape}, {speed:.1f} tokens/s expected", flush=True)
+            if args.write:
+                folder = local_folder(head, "the draft head")
+                print(f"written to {store(folder, model.device.type, {kind: {temperature: shape}})}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from eagle.evaluation import equal, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats
 from eagle.evaluation.answer import turn_seed
+from eagle.model.stored_trees import store
+from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import lines, without_times
 from tests.tiny import make_chat_pair
 
@@ -197,19 +200,16 @@ def test_methods_have_files_of_their_own(
 
 
 def test_hsd_at_temperature_0_is_eagle(pair: tuple[Path, Path], questions: Path) -> None:
-    tuned = {
-        "deterministic": {"total_token": 9, "depth": 2, "top_k": 4},
-        "hybrid": {"total_token": 5, "depth": 1, "top_k": 2, "sampling": {"threshold": 0.1, "rho": 0.5, "samples": 1}},
-    }
-    (pair[1] / "tree.json").write_text(json.dumps({"cpu": tuned}))
+    usual, hybrid = TreeShape(9, 2, 4), TreeShape(5, 1, 2, Sampling(threshold=0.1, rho=0.5, samples=1))
+    file = store(pair[1], "cpu", {DETERMINISTIC: {1.0: usual}, HYBRID: {1.0: hybrid}})
     given = arguments(pair, questions, "--question-end", "1", "--temperature", "0")
     without_tree = [word for place, word in enumerate(given) if not {place, place - 1} & set(tree_words(given))]
     assert gen_ea_answer_llama3chat.main(without_tree) == 0
     assert gen_ea_answer_llama3chat.main([*without_tree, "--hsd", "--rho", "0.7"]) == 0
-    (pair[1] / "tree.json").unlink()
+    file.unlink()
     files = [Path(f"mt_bench/f/tiny-temperature-0.0_{suffix}.jsonl") for suffix in ("ea", "ea_hsd")]
     trees = [json.loads(file.with_name(f"{file.stem}_run.json").read_text())["settings"]["tree"] for file in files]
-    assert trees[0] == trees[1] == tuned["deterministic"] | {"sampling": None}
+    assert trees[0] == trees[1] == asdict(usual)
     turns = [lines(file)[0]["choices"][0]["turns"] for file in files]
     assert turns[0] == turns[1]
 

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, sweep
 from eagle.evaluation.loading import ModelChoice, load_with_trees
-from eagle.model.tree import DETERMINISTIC, HYBRID
+from eagle.model.stored_trees import store
+from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import arguments, lines, without_times
 from tests.tiny import make_chat_pair
 
@@ -23,16 +25,16 @@ CELLS = [
     for sampling in ("0.0", "1.0", "1.0-top_p-0.9")
     for method in ("baseline", "ea", "ea_hsd")
 ]
-TUNED = {
-    "deterministic": {"total_token": 9, "depth": 2, "top_k": 4},
-    "hybrid": {"total_token": 6, "depth": 1, "top_k": 2, "sampling": {"threshold": 0.1, "rho": 0.5, "samples": 1}},
+STORED = {
+    DETERMINISTIC: {0.0: TreeShape(7, 2, 3), 1.0: TreeShape(9, 2, 4)},
+    HYBRID: {1.0: TreeShape(6, 1, 2, Sampling(threshold=0.1, rho=0.5, samples=1))},
 }
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     made = make_chat_pair(tmp_path_factory.mktemp("chat"))
-    (made[1] / "tree.json").write_text(json.dumps({"cpu": TUNED}))
+    store(made[1], "cpu", STORED)
     return made
 
 
@@ -86,8 +88,11 @@ def test_a_grid_is_what_the_single_programs_write(
         cell: json.loads((folder("grid") / f"{cell}_run.json").read_text())["settings"].get("tree") for cell in CELLS
     }
     assert trees["tiny-temperature-1.0_baseline"] is None
-    assert trees["tiny-temperature-1.0_ea"] == TUNED["deterministic"] | {"sampling": None}
-    assert trees["tiny-temperature-1.0_ea_hsd"]["total_token"] == TUNED["hybrid"]["total_token"]
+    assert (
+        trees["tiny-temperature-0.0_ea"] == trees["tiny-temperature-0.0_ea_hsd"] == asdict(STORED[DETERMINISTIC][0.0])
+    )
+    assert trees["tiny-temperature-1.0_ea"] == asdict(STORED[DETERMINISTIC][1.0])
+    assert trees["tiny-temperature-1.0_ea_hsd"] == asdict(STORED[HYBRID][1.0])
     assert trees["tiny-temperature-1.0_ea_hsd"]["sampling"]["threshold"] == 0.1
     assert trees["tiny-temperature-0.0_ea_hsd"] == trees["tiny-temperature-0.0_ea"]
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from benchmarks import acceptance as benchmark
-from eagle.evaluation.loading import ModelChoice, tuned_tree
+from eagle.errors import InputError
+from eagle.evaluation.loading import ModelChoice
 from eagle.model import tune_tree
 from eagle.model.acceptance import Candidate, expected_lengths, union
 from eagle.model.drafter import chance
 from eagle.model.ea_model import EaModel
 from eagle.model.sampling import Warper
+from eagle.model.stored_trees import DEFAULT_TREE, StoredTrees, store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.verification import RULES
 from tests.tiny import make_chat_pair
@@ -118,18 +120,53 @@ def test_the_search_stores_what_the_programs_use(
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {number}"}) + "\n" for number in range(40)))
     file = pair[1] / "tree.json"
-    file.write_text(json.dumps({"cuda": {DETERMINISTIC: {"total_token": 60, "depth": 7, "top_k": 10}}}))
-    assert tune_tree.main([*arguments(pair, prompts), "--write"]) == 0
-    assert "tokens/s expected" in capsys.readouterr().out
+    file.unlink(missing_ok=True)
+    other = TreeShape(60, 7, 10)
+    store(pair[1], "cuda", {DETERMINISTIC: {1.0: other}})
+    assert tune_tree.main([*arguments(pair, prompts), "--temperature", "1.0", "0.0", "--write"]) == 0
+    assert capsys.readouterr().out.count("tokens/s expected") == 3
+    stored = StoredTrees.read(pair[1], "cpu")
+    assert {kind: sorted(found) for kind, found in stored.found.items()} == {DETERMINISTIC: [0.0, 1.0], HYBRID: [1.0]}
     for kind in (DETERMINISTIC, HYBRID):
-        shape = tuned_tree(pair[1], "cpu", kind)
-        assert shape is not None
+        shape = stored.at(1.0, kind)
         assert 3 <= shape.total_token <= 8
         assert (shape.sampling is not None) == (kind == HYBRID)
         choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", kind=kind)
-        assert choice.tree_arguments("cpu")["total_token"] == shape.total_token
-    assert tuned_tree(pair[1], "cuda", DETERMINISTIC) == TreeShape(60, 7, 10)
-    assert tuned_tree(pair[1], "mps", HYBRID) is None
+        assert TreeShape(**choice.tree_arguments("cpu")) == shape
+    assert StoredTrees.read(pair[1], "cuda").at(0.3, DETERMINISTIC) == other
+    assert StoredTrees.read(pair[1], "mps").at(1.0, HYBRID) == DEFAULT_TREE
+
+
+def test_the_tree_found_at_the_nearest_temperature_is_used(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "tree.json").unlink(missing_ok=True)
+    large, small, greedy = (TreeShape(size, 2, 3) for size in (9, 6, 4))
+    store(pair[1], "cpu", {DETERMINISTIC: {0.0: greedy, 1.0: small}})
+    store(pair[1], "cpu", {DETERMINISTIC: {0.5: small, 1.0: large}})
+    found = {
+        temperature: TreeShape(**ModelChoice(str(pair[0]), str(pair[1]), temperature=temperature).tree_arguments("cpu"))
+        for temperature in (0.0, 0.2, 0.3, 0.7, 0.8, 1.5)
+    }
+    assert found == {0.0: greedy, 0.2: greedy, 0.3: small, 0.7: small, 0.8: large, 1.5: large}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "get"),
+        ('{"cpu": {"hybrid": [{"total_token": 8, "depth": 1, "top_k": 2}]}}', "'temperature' is missing"),
+        (
+            '{"cpu": {"hybrid": [{"temperature": 1.0, "total_token": 1, "depth": 1, "top_k": 2}]}}',
+            "total_token must be",
+        ),
+        ('{"cpu": {"hybrid": {"total_token": 8}}}', "indices"),
+    ],
+)
+def test_a_file_of_trees_that_is_wrong_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "tree.json").write_text(text)
+    with pytest.raises(InputError, match="cannot understand") as caught:
+        StoredTrees.read(tmp_path, "cpu")
+    assert complaint in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"question": "x"}\n', "[1]\n"])

@@ -29,7 +29,7 @@ from eagle.model.tree import DETERMINISTIC, HYBRID
 from eagle.program import run_program
 from eagle.train.batches import Document, batch_of
 from eagle.train.compare import accepted_lengths
-from eagle.train.decode import Batch, Request, decode
+from eagle.train.decode import Batch, Request
 from eagle.train.features import Reader
 from eagle.train.fit import FitSettings, Trainee
 
@@ -59,7 +59,7 @@ def answers(target: Target, questions: Sequence[list[int]], new_tokens: int) -> 
     """What the target answers at temperature 1."""
     batch = Batch(target, len(questions), Warper(1.0), target.stop_ids, new_tokens)
     requests = [Request(str(number), ids, 1.0, new_tokens, number) for number, ids in enumerate(questions)]
-    texts = sorted(decode(batch, requests), key=lambda text: int(text.request.key))
+    texts = sorted(batch.decode(requests), key=lambda text: int(text.request.key))
     return [Document(text.request.prompt + text.tokens, len(text.request.prompt)) for text in texts]
 
 

@@ -8,6 +8,7 @@ and where a step's time goes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import resource
 import sys
@@ -24,7 +25,7 @@ from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.program import run_program
 from eagle.train.batches import Document, batch_of, pack
-from eagle.train.decode import Batch, Request, decode
+from eagle.train.decode import Batch, Request
 from eagle.train.features import Reader
 from eagle.train.fit import PRECISIONS, FitSettings, Trainee
 from eagle.train.generate import SORTED_BATCHES, GenerateSettings, encode, in_windows
@@ -32,6 +33,7 @@ from eagle.train.initial import new_head, shape_for
 from eagle.train.optimizer import Optimizer
 from eagle.train.prompts import Excluded, read_conversations, select_prompts
 from eagle.train.vocab import DraftVocabulary, default_size
+from eagle.train.workers import BatchPlan, Workers
 
 # Batches before those that are measured: kernels are generated, memory is found.
 WARMING = 3
@@ -46,21 +48,27 @@ def generate(args: argparse.Namespace) -> None:
     target = Target(load_base(path, dtype="auto", device_map={"": existing_device(args.device)}))
     prompts = select_prompts(read_conversations(None), Excluded(()), settings.seed)
     requests = encode(prompts, load_tokenizer(path), settings, target.context_length)
-    for rows in args.rows:
-        batch = Batch(target, rows, Warper(1.0), target.stop_ids, settings.max_new_tokens)
-        full, full_tokens = 0.0, 0
-        start = time.perf_counter()
+    for rows, workers in itertools.product(args.rows, args.workers):
+        plan = BatchPlan(path, "auto", -(-rows // workers), Warper(1.0), settings.max_new_tokens)
+        decoder: Batch | Workers = Workers(plan, workers) if workers > 1 else plan.batch(target)
+        start = full = 0.0
+        full_tokens = 0
 
-        def wanted(batch: Batch = batch, rows: int = rows, start: float = start) -> Iterator[Request]:
-            nonlocal full, full_tokens
-            yield from in_windows(requests, SORTED_BATCHES * rows)
-            full, full_tokens = time.perf_counter() - start, batch.made
+        def wanted(decoder: Batch | Workers = decoder, rows: int = rows) -> Iterator[Request]:
+            nonlocal start, full, full_tokens
+            # The first text is asked for when there is a model to write it.
+            begun = iter(in_windows(requests, SORTED_BATCHES * rows))
+            yield next(begun)
+            start = time.perf_counter()
+            yield from begun
+            full, full_tokens = time.perf_counter() - start, decoder.made
 
-        texts = list(decode(batch, wanted()))
+        texts = list(decoder.decode(wanted()))
         seconds = time.perf_counter() - start
+        made, processes = decoder.made, f"{workers} process{'es' if workers > 1 else ''}"
         print(
-            f"{rows} rows: {full_tokens / full:.0f} new tokens/s while all are full, {batch.made / seconds:.0f} until "
-            f"the end; {len(texts)} answers of {batch.made / len(texts):.0f} tokens on average to prompts of "
+            f"{rows} rows in {processes}: {full_tokens / full:.0f} new tokens/s while all are full, {made / seconds:.0f} "
+            f"until the end; {len(texts)} answers of {made / len(texts):.0f} tokens on average to prompts of "
             f"{sum(len(request.prompt) for request in requests) / len(requests):.0f}, {seconds:.0f} s"
         )
 
@@ -134,6 +142,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("stage", choices=("generate", "fit"))
     parse.add_argument("--device", help="default: the best there is")
     parse.add_argument("--rows", type=int, nargs="+", default=[64], help="generate: answers at a time")
+    parse.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="generate: processes, one thread each")
     parse.add_argument("--prompts", type=int, default=256, help="generate: prompts to answer")
     parse.add_argument("--new-tokens", type=int, default=512, help="generate: of an answer at most")
     parse.add_argument("--temperature", type=float, default=1.0, help="generate: of all answers")

@@ -220,6 +220,36 @@ class Batch:
         """Rows without a text."""
         return [row for row, text in enumerate(self.texts) if text is None]
 
+    @torch.inference_mode()
+    def decode(self, requests: Iterable[Request]) -> Iterator[Text]:
+        """Decode all requests, as many at a time as there are rows; yields texts as they end.
+
+        A text's draws are its own, so what it was batched with changes it only through the rounding of the forward.
+
+        Args:
+            requests: read one by one, as rows get free.
+
+        Raises:
+            InputError: logits with NaN or infinity.
+        """
+        source = iter(requests)
+        waiting = True
+        while True:
+            for row in self.free if waiting else ():
+                while self.texts[row] is None:
+                    request = next(source, None)
+                    if request is None:
+                        waiting = False
+                        break
+                    text = self.start(request, row)
+                    if self.texts[row] is None:
+                        yield text
+            if not waiting:
+                self.shrink()
+            if not any(self.texts):
+                return
+            yield from self.step()
+
     def start(self, request: Request, row: int) -> Text:
         """Read a prompt, draw its first token, and give it a row unless that token ends it already."""
         text = Text(request)
@@ -313,35 +343,3 @@ def choose(logits: Tensor, temperatures: Tensor, points: Tensor, greedy: Sequenc
         rows = torch.tensor(greedy, device=logits.device)
         tokens[rows] = wide[rows].argmax(-1)
     return tokens.masked_fill_(probs[:, 0].isnan(), NO_TOKEN)
-
-
-@torch.inference_mode()
-def decode(batch: Batch, requests: Iterable[Request]) -> Iterator[Text]:
-    """Decode all requests, as many at a time as the batch has rows; yields texts as they end.
-
-    A text's draws are its own, so what it was batched with changes it only through the rounding of the forward.
-
-    Args:
-        batch: without texts.
-        requests: read one by one, as rows get free.
-
-    Raises:
-        InputError: logits with NaN or infinity.
-    """
-    source = iter(requests)
-    waiting = True
-    while True:
-        for row in batch.free if waiting else ():
-            while batch.texts[row] is None:
-                request = next(source, None)
-                if request is None:
-                    waiting = False
-                    break
-                text = batch.start(request, row)
-                if batch.texts[row] is None:
-                    yield text
-        if not waiting:
-            batch.shrink()
-        if not any(batch.texts):
-            return
-        yield from batch.step()

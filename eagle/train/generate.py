@@ -25,9 +25,10 @@ from eagle.model.ea_model import load_base, load_tokenizer
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, Answer, writing
-from eagle.train.decode import Batch, Request, Text, decode
+from eagle.train.decode import Batch, Request, Text
 from eagle.train.prompts import Excluded, Message, benchmark_texts, read_conversations, select_prompts
 from eagle.train.settings import ComputingSettings
+from eagle.train.workers import BatchPlan, Workers, default_workers
 
 # Prompts are sorted by length within so many batches, so that texts decoded together are of similar length.
 SORTED_BATCHES = 16
@@ -59,12 +60,19 @@ class GenerateSettings(ComputingSettings):
     max_new_tokens: int = field(default=512, metadata={"help": "of an answer"})
     max_prompt_tokens: int = field(default=512, metadata={"help": "longer prompts are left out"})
     batch_size: int = field(default=64, metadata={"help": "answers decoded together"})
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes of one thread each that share the answers, on a CPU; default: one for each of torch's "
+            "threads, as far as half of the memory holds their weights"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "of the order, the temperatures and the draws"})
     shard_size: int = field(default=1000, metadata={"help": "answers in a file"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("limit", "tokens", "max_new_tokens", "max_prompt_tokens", "batch_size", "shard_size"):
+        for name in ("limit", "tokens", "max_new_tokens", "max_prompt_tokens", "batch_size", "workers", "shard_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
@@ -123,21 +131,25 @@ def generate(settings: GenerateSettings) -> None:
         there, before = len(requests) - len(to_do), writer.tokens
         if writer.keys:
             assets.say(f"{folder}: {len(writer.keys):,} answers of {before:,} tokens are there already")
+        count = settings.workers or default_workers(target)
+        if count > 1 and target.device.type != "cpu":
+            raise InputError(f"--workers {count} is for a CPU, not for {target.device}")
         rows = max(1, min(settings.batch_size, len(to_do)))
         warper = Warper(1.0, settings.top_p, settings.top_k)
-        batch = Batch(target, rows, warper, target.stop_ids, settings.max_new_tokens)
+        plan = BatchPlan(path, settings.torch_dtype, -(-rows // count), warper, settings.max_new_tokens)
+        decoder: Batch | Workers = Workers(plan, count) if count > 1 else plan.batch(target)
 
         def wanted() -> Iterator[Request]:
             for request in in_windows(to_do, SORTED_BATCHES * rows):
-                if settings.tokens is not None and before + batch.made >= settings.tokens:
+                if settings.tokens is not None and before + decoder.made >= settings.tokens:
                     return
                 yield request
 
         with _bar(settings, len(requests), there, before) as bar:
-            for text in decode(batch, wanted()):
+            for text in decoder.decode(wanted()):
                 writer.append(_answer(text))
                 bar.update(len(text.tokens) if settings.tokens else 1)
-                bar.set_postfix({"new tokens/s": f"{batch.made / max(bar.format_dict['elapsed'], 1e-9):.0f}"})
+                bar.set_postfix({"new tokens/s": f"{decoder.made / max(bar.format_dict['elapsed'], 1e-9):.0f}"})
     assets.say(f"{folder}: {len(writer.keys):,} answers of {writer.tokens:,} tokens")
 
 

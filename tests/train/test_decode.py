@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from eagle.errors import InputError
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
-from eagle.train.decode import Batch, Request, Text, decode
+from eagle.train.decode import Batch, Request, Text
 from tests.tiny import ARCHITECTURES, VOCAB, make_base, stock_model
 
 STOP = frozenset({3})
@@ -31,7 +31,7 @@ def random_requests(count: int, temperature: float = 0.0) -> list[Request]:
 
 def texts(target: Target, requests: list[Request], rows: int, stop: frozenset[int] = STOP) -> dict[str, Text]:
     batch = Batch(target, rows, Warper(1.0), stop, max(request.max_new_tokens for request in requests))
-    found = list(decode(batch, requests))
+    found = list(batch.decode(requests))
     assert len(found) == len(requests)
     assert batch.made == sum(len(text.tokens) for text in found)
     return {text.request.key: text for text in found}
@@ -83,7 +83,7 @@ def test_sampled_texts_do_not_depend_on_their_batch(tmp_path: Path) -> None:
     alone, together = texts(target, requests, rows=1), texts(target, requests[::-1], rows=7)
     assert {key: text.tokens for key, text in alone.items()} == {key: text.tokens for key, text in together.items()}
     batch = Batch(target, 4, Warper(1.0), STOP, 40)
-    for text in decode(batch, mixed):
+    for text in batch.decode(mixed):
         if text.request.temperature:
             assert text.tokens == alone[text.request.key].tokens
 
@@ -115,7 +115,7 @@ def test_top_k_keeps_the_likeliest(tmp_path: Path) -> None:
     stock, target = stock_model(base), Target(stock_model(base))
     prompt = [1, 5, 2]
     batch = Batch(target, 50, Warper(1.0, top_k=2), frozenset(), 1)
-    drawn = {text.tokens[0] for text in decode(batch, [Request(str(i), prompt, 1.0, 1, i) for i in range(50)])}
+    drawn = {text.tokens[0] for text in batch.decode([Request(str(i), prompt, 1.0, 1, i) for i in range(50)])}
     assert drawn == set(stock(torch.tensor([prompt])).logits[0, -1].topk(2).indices.tolist())
 
 

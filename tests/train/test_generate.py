@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -55,6 +59,7 @@ def settings(base: Path, tmp_path: Path) -> GenerateSettings:
         prompts=str(prompts),
         max_new_tokens=24,
         batch_size=6,
+        workers=1,
         shard_size=7,
     )
 
@@ -125,6 +130,43 @@ def test_a_number_of_tokens_ends_the_run(settings: GenerateSettings) -> None:
     assert 150 <= total < 150 + 2 * 24
     generate(few)
     assert sum(len(answer.answer) for answer in made(few).values()) == total
+
+
+def test_several_processes_make_the_same_answers(settings: GenerateSettings, tmp_path: Path) -> None:
+    several = replace(settings, workers=2)
+    generate(replace(several, tokens=150))
+    some = made(several)
+    assert 150 <= sum(len(answer.answer) for answer in some.values()) < 150 + 8 * 24
+    generate(several)
+    alone = replace(settings, out=tmp_path / "alone")
+    generate(alone)
+    assert made(several) == made(alone)
+    assert some.items() <= made(alone).items()
+
+
+def test_a_killed_process_is_told_and_its_answers_are_made_later(settings: GenerateSettings) -> None:
+    several = replace(settings, workers=2, max_new_tokens=200)
+
+    def kill() -> None:
+        while not made_so_far(settings):
+            time.sleep(0.01)
+        children = multiprocessing.active_children()
+        os.kill(next(child.pid for child in children if child.pid), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(InputError, match="ended with signal 9"):
+        generate(several)
+    killer.join()
+    assert not multiprocessing.active_children()
+    assert 0 < len(made(settings)) < 40
+    generate(several)
+    assert len(made(settings)) == 40
+
+
+def made_so_far(settings: GenerateSettings) -> int:
+    assert settings.out is not None
+    return sum(file.read_bytes().count(b"\n") for file in (settings.out / "answers").glob("*.jsonl"))
 
 
 def test_a_killed_run_resumes_to_what_it_would_have_made(

@@ -67,9 +67,9 @@ def generate(args: argparse.Namespace) -> None:
         seconds = time.perf_counter() - start
         made, processes = decoder.made, f"{workers} process{'es' if workers > 1 else ''}"
         print(
-            f"{rows} rows in {processes}: {full_tokens / full:.0f} new tokens/s while all are full, {made / seconds:.0f} "
-            f"until the end; {len(texts)} answers of {made / len(texts):.0f} tokens on average to prompts of "
-            f"{sum(len(request.prompt) for request in requests) / len(requests):.0f}, {seconds:.0f} s"
+            f"{rows} rows in {processes}: {full_tokens / full:.0f} new tokens/s while all are full, "
+            f"{made / seconds:.0f} until the end; {len(texts)} answers of {made / len(texts):.0f} tokens on average "
+            f"to prompts of {sum(len(request.prompt) for request in requests) / len(requests):.0f}, {seconds:.0f} s"
         )
 
 

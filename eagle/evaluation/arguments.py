@@ -21,7 +21,7 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     model.add_argument("--load-in-8bit", action="store_true", help="quantise the base model (bitsandbytes, CUDA)")
     model.add_argument("--use_eagle3", action="store_true", default=True, help="accepted for EAGLE's sake; always on")
     tree = parse.add_argument_group(
-        "draft tree (defaults: those tuned for the head and the device, where it has some, "
+        "draft tree (defaults: those stored with the head for the device and the temperature, where it has some, "
         f"else {DEFAULT_TREE.total_token}, {DEFAULT_TREE.depth}, {DEFAULT_TREE.top_k})"
     )
     tree.add_argument(

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--compare", nargs=2, type=Path, metavar=("A", "B"), help="B over A, paired on the questions that both have"
     )
     parse.add_argument("--by", action="append", choices=BY, default=[], help="one more table; may be repeated")
-    parse.add_argument("--question-file", type=Path, help="whose categories the runs do not tell, and whose texts --html shows")
+    parse.add_argument("--question-file", type=Path, help="categories that the runs do not tell, texts for --html")
     parse.add_argument("--gamma", type=int, metavar="N", help="only rounds of this draft length (the root included)")
     parse.add_argument("--format", choices=FORMATS, default="table", help="of what is printed; default: table")
     parse.add_argument("--plot", type=Path, metavar="DIR", help="draw pictures, as PNG and SVG")

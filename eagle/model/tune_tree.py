@@ -32,7 +32,7 @@ from eagle.model.decoding import Decoding
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
-from eagle.model.stored_trees import TREE_FILE, store
+from eagle.model.stored_trees import TREE_FILE, StoredTrees, store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.program import run_program
 from eagle.train.prompts import read_conversations
@@ -62,10 +62,12 @@ class Trial:
         }
 
 
-def shapes(kind: str, largest: int, deepest: int, count: int, source: random.Random) -> list[TreeShape]:
-    """``count`` different shapes of a kind, drawn at random."""
+def shapes(
+    kind: str, largest: int, deepest: int, count: int, source: random.Random, like: TreeShape | None = None
+) -> list[TreeShape]:
+    """``count`` different shapes of a kind, drawn at random, every other one of the depth and top_k of ``like``."""
     found: set[TreeShape] = set()
-    for _ in range(100 * count):
+    for draw in range(100 * count):
         if len(found) == count:
             break
         sampling = None
@@ -75,7 +77,10 @@ def shapes(kind: str, largest: int, deepest: int, count: int, source: random.Ran
                 rho=source.choice((0.25, 0.35, 0.5, 0.7)),
                 samples=source.choice((0, 1, 2, 3)),
             )
-        found.add(TreeShape(largest, source.randint(0, deepest), source.choice((2, 3, 4, 5, 7, 10)), sampling))
+        depth, top_k = source.randint(0, deepest), source.choice((2, 3, 4, 5, 7, 10))
+        if like is not None and draw % 2:
+            depth, top_k = like.depth, like.top_k
+        found.add(TreeShape(largest, depth, top_k, sampling))
     return sorted(found, key=repr)
 
 
@@ -210,17 +215,21 @@ def tune(argv: Sequence[str] | None) -> None:
     sizes = tuple(size for size in (3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 32, 40, 48, 60) if size <= largest)
     source = random.Random(args.seed)  # noqa: S311  # a reproducible search, not a secret
     _, head = assets.resolve_pair(args.base_model_path, args.ea_model_path)
+    folder = local_folder(head, "the draft head")
     for temperature in args.temperature:
         warper = Warper(temperature)
-        for kind in args.kind:
-            if temperature == 0 and kind == HYBRID:
+        # Hybrid trees have more to choose from, and what is fast without samples is a place to begin.
+        fastest = StoredTrees.read(folder, model.device.type).found.get(DETERMINISTIC, {}).get(temperature)
+        for kind in (DETERMINISTIC, HYBRID):
+            if kind not in args.kind or (temperature == 0 and kind == HYBRID):
                 continue
             prompts = training_prompts(model, args.prompts, args.seed)
-            candidates = shapes(kind, sizes[-1], deepest, args.shapes, source)
+            candidates = shapes(kind, sizes[-1], deepest, args.shapes, source, fastest if kind == HYBRID else None)
             shape, speed = search(model, kind, candidates, sizes, args.contexts, prompts, warper)
             print(f"T={temperature}, {kind}: {shape}, {speed:.1f} tokens/s expected", flush=True)
+            if kind == DETERMINISTIC:
+                fastest = shape
             if args.write:
-                folder = local_folder(head, "the draft head")
                 print(f"written to {store(folder, model.device.type, {kind: {temperature: shape}})}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,15 @@ def test_a_file_of_trees_that_is_wrong_is_named(tmp_path: Path, text: str, compl
     with pytest.raises(InputError, match="cannot understand") as caught:
         StoredTrees.read(tmp_path, "cpu")
     assert complaint in str(caught.value)
+
+
+def test_hybrid_trees_are_searched_around_the_fastest_deterministic_one() -> None:
+    source = random.Random(0)  # noqa: S311  # reproducible, not a secret
+    found = tune_tree.shapes(HYBRID, 12, 3, 20, source, like=TreeShape(9, 2, 4))
+    assert len(set(found)) == 20
+    alike = [shape for shape in found if (shape.depth, shape.top_k) == (2, 4)]
+    assert len(alike) >= 10
+    assert len({shape.sampling for shape in alike}) == len(alike)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"question": "x"}\n', "[1]\n"])

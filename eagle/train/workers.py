@@ -91,6 +91,7 @@ class Workers:
 
         Raises:
             InputError: as ``eagle.train.decode.Batch.decode``; a target that cannot be loaded; a process was killed.
+            Exception: whatever reading ``requests`` raised.
         """
         for process in self._processes:
             process.start()
@@ -105,7 +106,7 @@ class Workers:
                     continue
                 if result is None:
                     running -= 1
-                elif isinstance(result, InputError):
+                elif isinstance(result, Exception):
                     raise result
                 else:
                     yield result
@@ -115,8 +116,11 @@ class Workers:
                 process.join()
 
     def _feed(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            self._requests.put(request)
+        try:
+            for request in requests:
+                self._requests.put(request)
+        except Exception as error:  # nobody else can tell the thread that waits for texts
+            self._results.put(error)
         for _ in self._processes:
             self._requests.put(None)
 

@@ -141,7 +141,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parse.add_argument("stage", choices=("generate", "fit"))
     parse.add_argument("--device", help="default: the best there is")
-    parse.add_argument("--rows", type=int, nargs="+", default=[64], help="generate: answers at a time")
+    parse.add_argument("--rows", type=int, nargs="+", default=[128], help="generate: answers at a time")
     parse.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="generate: processes, one thread each")
     parse.add_argument("--prompts", type=int, default=256, help="generate: prompts to answer")
     parse.add_argument("--new-tokens", type=int, default=512, help="generate: of an answer at most")

@@ -59,7 +59,7 @@ class GenerateSettings(ComputingSettings):
     top_k: int = field(default=0, metadata={"help": "most likely tokens kept; 0 is off"})
     max_new_tokens: int = field(default=512, metadata={"help": "of an answer"})
     max_prompt_tokens: int = field(default=512, metadata={"help": "longer prompts are left out"})
-    batch_size: int = field(default=64, metadata={"help": "answers decoded together"})
+    batch_size: int = field(default=128, metadata={"help": "answers decoded together, by all workers"})
     workers: int | None = field(
         default=None,
         metadata={

@@ -109,7 +109,12 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--levels", type=int, default=6, help="of a tree below the root")
     parse.add_argument("--contexts", type=int, default=9, help="of each question")
     parse.add_argument("--draws", type=int, default=4, help="trees in each context, where they are sampled")
-    parse.add_argument("--new-tokens", type=int, default=128, help="of an answer that overlaps are measured along")
+    parse.add_argument(
+        "--new-tokens",
+        type=int,
+        default=128,
+        help="of an answer that overlaps are measured along, or that --prompts decodes",
+    )
     parse.add_argument("--steps", type=int, default=5, help="drafting steps to measure overlaps of")
     parse.add_argument("--prompts", type=int, default=0, help="to decode for the speed of both methods; 0: none")
     args = parse.parse_args(argv)

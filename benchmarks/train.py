@@ -56,9 +56,9 @@ def generate(args: argparse.Namespace) -> None:
 
         def wanted(decoder: Batch | Workers = decoder, rows: int = rows) -> Iterator[Request]:
             nonlocal start, full, full_tokens
-            # The first text is asked for when there is a model to write it.
             begun = iter(in_windows(requests, SORTED_BATCHES * rows))
-            yield next(begun)
+            # Processes are fed one request ahead: a third one is asked for when a model has been loaded for the first.
+            yield from itertools.islice(begun, 2)
             start = time.perf_counter()
             yield from begun
             full, full_tokens = time.perf_counter() - start, decoder.made

@@ -41,7 +41,7 @@ class StoredTrees:
             return cls({kind: {float(row["temperature"]): _shape(row) for row in rows} for kind, rows in kinds.items()})
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise InputError(f"cannot understand {file}: {why}; eagle.model.tune_tree --write makes it anew") from error
+            raise InputError(f"cannot understand {file}: {why}; without it a default tree is used") from error
 
     def at(self, temperature: float, kind: str) -> TreeShape:
         """The tree of a kind found at the temperature nearest to this one; ``DEFAULT_TREE`` if there is none."""

@@ -51,7 +51,7 @@ class BatchPlan:
 
 
 def default_workers(target: Target) -> int:
-    """A process for each of torch's threads, as far as half of the memory holds their weights; 1 beside a CPU."""
+    """A process for each of torch's threads, as far as half of the memory holds their weights; 1 on other devices."""
     if target.device.type != "cpu":
         return 1
     weights = sum(parameter.numel() * parameter.element_size() for parameter in target.model.parameters())
@@ -99,10 +99,11 @@ class Workers:
         running = len(self._processes)
         try:
             while running:
+                # Not only when nothing comes: the others may go on for hours.
+                self._look_after_processes()
                 try:
                     result = self._results.get(timeout=PATIENCE)
                 except queue.Empty:
-                    self._look_after_processes()
                     continue
                 if result is None:
                     running -= 1

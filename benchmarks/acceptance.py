@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.decode import prompts
 from eagle.errors import InputError
-from eagle.evaluation.loading import add_pair_arguments, load, pair_of
+from eagle.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.ea_model import EaModel
 from eagle.model.method import CHAIN_SAMPLING, DEFAULT_SAMPLING

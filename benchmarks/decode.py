@@ -22,8 +22,8 @@ from torch import Tensor
 
 from eagle import assets
 from eagle.chat_template import chat_ids
-from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load, pair_of
-from eagle.evaluation.questions import load_questions
+from eagle.data.questions import load_questions
+from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
 from eagle.model.drafter import Drafter, chance

@@ -19,8 +19,8 @@ from benchmarks import decode as speed
 from benchmarks.decode import prompts
 from eagle import assets
 from eagle.errors import InputError
-from eagle.evaluation.loading import DTYPES, ModelChoice, load
 from eagle.evaluation.summary import INTERVAL, resampled
+from eagle.loading import DTYPES, ModelChoice, load
 from eagle.model.checkpoint import load_head
 from eagle.model.head import Eagle3Head
 from eagle.model.sampling import Warper

@@ -24,8 +24,8 @@ from eagle.application.conversation import (
 )
 from eagle.application.service import PERIOD, Service, Talk
 from eagle.chat_template import Message
+from eagle.data.questions import load_questions
 from eagle.errors import InputError
-from eagle.evaluation.questions import load_questions
 from eagle.model.clock import Clock
 from eagle.program import run_program
 

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from eagle import assets
-from eagle.evaluation.loading import existing_device
+from eagle.data.conversations import read_conversations
+from eagle.loading import existing_device
 from eagle.model.clock import Clock
 from eagle.model.ea_model import load_base, load_tokenizer
 from eagle.model.sampling import Warper
@@ -31,7 +32,7 @@ from eagle.train.fit import PRECISIONS, FitSettings, Trainee
 from eagle.train.generate import SORTED_BATCHES, GenerateSettings, encode, in_windows
 from eagle.train.initial import new_head, shape_for
 from eagle.train.optimizer import Optimizer
-from eagle.train.prompts import Excluded, read_conversations, select_prompts
+from eagle.train.prompts import Excluded, select_prompts
 from eagle.train.vocab import DraftVocabulary, default_size
 from eagle.train.workers import BatchPlan, Workers
 

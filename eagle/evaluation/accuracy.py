@@ -18,10 +18,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.bench import GSM8K, add_bench_arguments, question_file
 from eagle.evaluation.lines import parse_answer, read_lines
-from eagle.evaluation.questions import Question, load_questions
 from eagle.evaluation.records import RunFiles
 from eagle.evaluation.report import Member, read_members
 from eagle.evaluation.summary import Estimate

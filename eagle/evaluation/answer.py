@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from eagle.chat_template import chat_ids, require_chat_template
+from eagle.data.questions import Question
 from eagle.errors import InputError
-from eagle.evaluation.questions import Question
 from eagle.evaluation.records import Record
 from eagle.model.decoding import DecodingInfo
 from eagle.model.ea_model import EaModel

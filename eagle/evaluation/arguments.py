@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from eagle.evaluation.bench import add_bench_arguments
-from eagle.evaluation.loading import SAMPLING, add_pair_arguments
+from eagle.loading import SAMPLING, add_pair_arguments
 from eagle.model.stored_trees import DEFAULT_TREE
 from eagle.model.tree import AUTO_TOTAL_TOKEN
 

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.arguments import add_hybrid_arguments, hybrid_arguments
 from eagle.evaluation.bench import add_bench_arguments, question_file
-from eagle.evaluation.loading import ModelChoice, add_pair_arguments, load
 from eagle.evaluation.losslessness import REFERENCE, Finding, PromptResult, Settings, audited, findings
-from eagle.evaluation.questions import Question, load_questions
 from eagle.evaluation.tables import Table
+from eagle.loading import ModelChoice, add_pair_arguments, load
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.program import run_program

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from eagle import assets
+from eagle.data.questions import GSM8K_CATEGORY
 from eagle.errors import InputError
-from eagle.evaluation.questions import GSM8K_CATEGORY
 
 MT_BENCH = "mt_bench"
 GSM8K = "gsm8k"

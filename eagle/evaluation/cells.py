@@ -11,8 +11,8 @@ from typing import Any
 from eagle import assets
 from eagle.errors import InputError
 from eagle.evaluation.answer import AnswerSettings
-from eagle.evaluation.loading import ModelChoice
 from eagle.evaluation.records import Record, RunFiles
+from eagle.loading import ModelChoice
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC

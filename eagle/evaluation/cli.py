@@ -17,12 +17,12 @@ import transformers
 from tqdm import tqdm
 
 import eagle
+from eagle.data.questions import Question, load_questions
 from eagle.evaluation import sharding
 from eagle.evaluation.answer import Answered
 from eagle.evaluation.arguments import add_hybrid_arguments, answering_parser, hybrid_arguments
 from eagle.evaluation.bench import question_file
 from eagle.evaluation.cells import Cell, cell_of, described
-from eagle.evaluation.questions import Question, load_questions
 from eagle.model.method import Method
 from eagle.model.tree import AUTO_TOTAL_TOKEN, TREES
 from eagle.verification import RULES

@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eagle.chat_template import chat_ids, require_chat_template
+from eagle.data.questions import Question
 from eagle.errors import InputError
 from eagle.evaluation.continuations import ENDED, plain_texts, speculative_texts, token_limit
-from eagle.evaluation.questions import Question
 from eagle.evaluation.two_sample import (
     Floats,
     chi_square,

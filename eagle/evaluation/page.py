@@ -9,8 +9,8 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+from eagle.data.questions import Question
 from eagle.evaluation.plots import INK, draw, write
-from eagle.evaluation.questions import Question
 from eagle.evaluation.report import Comparison, Member, notes, tables, title
 from eagle.evaluation.sample import Piece, Sample, find_sample
 from eagle.evaluation.style import STYLE

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from eagle.data.questions import Question
 from eagle.errors import InputError
 from eagle.evaluation.answer import Answered, Answerer
 from eagle.evaluation.cells import Cell
-from eagle.evaluation.loading import load_with_trees
-from eagle.evaluation.questions import Question
 from eagle.evaluation.records import Record
+from eagle.loading import load_with_trees
 from eagle.model.ea_model import best_device
 
 Unit = tuple[int, Question]

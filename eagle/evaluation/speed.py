@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from eagle.data.questions import load_questions
 from eagle.errors import InputError
 from eagle.evaluation.naming import labels
-from eagle.evaluation.questions import load_questions
 from eagle.evaluation.runs import read_run
 from eagle.evaluation.summary import Sums, in_common, summarise
 from eagle.evaluation.tables import INTERVALS, Table, estimate, number

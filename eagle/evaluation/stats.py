@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
-from eagle.evaluation.questions import Question, load_questions
 from eagle.evaluation.report import Comparison, Member, data, notes, read_members, rows, tables
 from eagle.evaluation.runs import find_runs
 from eagle.program import run_program

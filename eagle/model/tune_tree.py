@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from eagle import assets
 from eagle.chat_template import chat_ids, require_chat_template
+from eagle.data.conversations import read_conversations
 from eagle.errors import InputError
-from eagle.evaluation.loading import add_pair_arguments, load, pair_of
+from eagle.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.checkpoint import local_folder
 from eagle.model.clock import Clock
@@ -35,7 +36,6 @@ from eagle.model.sampling import Warper
 from eagle.model.stored_trees import TREE_FILE, StoredTrees, store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.program import run_program
-from eagle.train.prompts import read_conversations
 
 EVERY = 12
 CONTEXTS_A_PROMPT = 4

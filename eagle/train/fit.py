@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from eagle import assets
 from eagle.errors import InputError
-from eagle.evaluation.loading import existing_device
+from eagle.loading import existing_device
 from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
 from eagle.model.ea_model import load_base
 from eagle.model.head import Eagle3Head

@@ -19,14 +19,15 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
 from eagle.chat_template import require_chat_template
+from eagle.data.conversations import Message, read_conversations
 from eagle.errors import InputError
-from eagle.evaluation.loading import existing_device
+from eagle.loading import existing_device
 from eagle.model.ea_model import load_base, load_tokenizer
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, Answer, writing
 from eagle.train.decode import Batch, Request, Text
-from eagle.train.prompts import Excluded, Message, benchmark_texts, read_conversations, select_prompts
+from eagle.train.prompts import Excluded, benchmark_texts, select_prompts
 from eagle.train.settings import ComputingSettings
 from eagle.train.workers import BatchPlan, Workers, default_workers
 

@@ -10,7 +10,7 @@ import torch
 
 from eagle import assets
 from eagle.errors import InputError
-from eagle.evaluation.loading import DTYPES
+from eagle.loading import DTYPES
 
 CONFIG = "config.yaml"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from eagle.data.questions import Question
 from eagle.errors import InputError
 from eagle.evaluation import accuracy
 from eagle.evaluation.accuracy import Accuracy, final_number, reference_number
-from eagle.evaluation.questions import Question
 
 PUBLISHED = Path(os.environ.get("EAGLE_PUBLISHED_RESULTS", Path(__file__).parents[3] / "shared/data/published_results"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, sweep
-from eagle.evaluation.loading import ModelChoice, load_with_trees
+from eagle.loading import ModelChoice, load_with_trees
 from eagle.model.stored_trees import store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import arguments, lines, without_times

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import acceptance as benchmark
 from eagle.errors import InputError
-from eagle.evaluation.loading import ModelChoice
+from eagle.loading import ModelChoice
 from eagle.model import tune_tree
 from eagle.model.acceptance import Candidate, expected_lengths, union
 from eagle.model.drafter import chance

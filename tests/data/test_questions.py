@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.bench import add_bench_arguments, question_file
-from eagle.evaluation.questions import Question, load_questions
 
 needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
 

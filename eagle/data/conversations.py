@@ -1,0 +1,167 @@
+"""Conversations: files of prompts in the formats people have, and ShareGPT."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eagle import assets
+from eagle.errors import InputError
+
+Message = dict[str, str]
+
+HUB = "hf:"
+ROLES = {"human": "user", "user": "user", "system": "system"}
+KEYS = ("prompt", "messages", "turns", "conversations")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The human side of a conversation.
+
+    Attributes:
+        system: the system message; None leaves that to the chat template.
+        turns: what the human says, at least one text.
+    """
+
+    system: str | None
+    turns: tuple[str, ...]
+
+    def prompt(self) -> list[Message]:
+        """The chat up to the first answer."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": self.turns[0]}]
+
+
+def read_conversations(source: str | None) -> list[Conversation]:
+    """Read conversations that a human begins; says on standard error how many records there were.
+
+    Args:
+        source: a file of JSON lines with "prompt", "messages", "turns" or "conversations", or of one JSON array of such
+            records; or a Hugging Face data set, ``hf:owner/name[:split][:column]``; None is ShareGPT.
+
+    Raises:
+        InputError: it cannot be read, a record is malformed (names it), or no record begins with a human turn.
+    """
+    if source is None:
+        records, where = _array(assets.sharegpt(), cut_off=True), "ShareGPT"
+    elif source.startswith(HUB):
+        records, where = _hub_records(source.removeprefix(HUB)), source
+    else:
+        records, where = _file_records(Path(source)), source
+    read = 0
+    conversations = []
+    for place, record in records:
+        read += 1
+        if conversation := _conversation(record, place):
+            conversations.append(conversation)
+    if not conversations:
+        raise InputError(f"{where} holds no prompts")
+    assets.say(f"{where}: {read:,} complete records, {len(conversations):,} of them begun by a human")
+    return conversations
+
+
+Records = Iterator[tuple[str, Any]]
+"""Where a record stands, for errors, and the record."""
+
+
+def _file_records(file: Path) -> Records:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            array = opened.read(4096).lstrip().startswith("[")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the prompts {file}: {error}") from error
+    return _array(file, cut_off=False) if array else _lines(file)
+
+
+def _lines(file: Path) -> Records:
+    # Only newlines end a record: splitlines() would also split at characters that JSON allows inside a text.
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            try:
+                yield f"{file}, line {number}", json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{file}, line {number}: not valid JSON ({error})") from None
+
+
+def _array(file: Path, cut_off: bool) -> Records:
+    """The records of one JSON array; of one that is cut off, those that are complete."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace" if cut_off else "strict")
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read the prompts {file}: {error}") from error
+    decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 0
+    while True:
+        place = _skip(text, place)
+        if number and text[place : place + 1] == ",":
+            place = _skip(text, place + 1)
+        elif text[place : place + 1] == "]":
+            return
+        number += 1
+        try:
+            record, place = decoder.raw_decode(text, place)
+        except ValueError as error:
+            if cut_off:
+                return
+            raise InputError(f"{file}, record {number}: not valid JSON ({error})") from None
+        yield f"{file}, record {number}", record
+
+
+def _skip(text: str, place: int) -> int:
+    """Where the next character that is no white space stands."""
+    while text[place : place + 1].isspace():
+        place += 1
+    return place
+
+
+def _hub_records(name: str) -> Records:
+    """Rows of a Hugging Face data set, ``owner/name[:split][:column]``."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise InputError(f"{HUB}{name} needs the package datasets (pip install datasets)") from None
+    path, split, column = (*name.split(":"), "", "")[:3]
+    try:
+        rows = datasets.load_dataset(path, split=split or "train")
+    except Exception as error:  # of many types, all of them about the name or the network
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the data set {path} could not be read: {reason}") from error
+    if column and column not in rows.column_names:
+        raise InputError(f"the data set {path} has no column {column!r}; it has {', '.join(rows.column_names)}")
+    for number, row in enumerate(rows, start=1):
+        record = {"messages" if isinstance(row[column], list) else "prompt": row[column]} if column else row
+        yield f"{path}, row {number}", record
+
+
+def _conversation(record: Any, where: str) -> Conversation | None:
+    """The human side of a record; None if it does not begin with a human text."""
+    key = next((key for key in KEYS if isinstance(record, dict) and record.get(key) is not None), None)
+    if key is None:
+        raise InputError(f"{where}: must be a JSON object with one of {', '.join(KEYS)}")
+    value = record[key]
+    if key == "prompt":
+        said = [("user", value)]
+    elif not isinstance(value, list):
+        raise InputError(f"{where}: {key!r} must be a list")
+    elif key == "turns":
+        said = [("user", turn) for turn in value]
+    else:
+        said = [_said(message, where) for message in value]
+    if not all(isinstance(text, str) for _, text in said):
+        raise InputError(f"{where}: {key!r} must hold texts")
+    system = said.pop(0)[1] if said and said[0][0] == "system" else None
+    if not said or said[0][0] != "user" or not said[0][1].strip():
+        return None
+    return Conversation(system or None, tuple(text.strip() for role, text in said if role == "user"))
+
+
+def _said(message: Any, where: str) -> tuple[str, Any]:
+    """Role and text of a message, in the words of ShareGPT ("from", "value") or of chat templates."""
+    if not isinstance(message, dict):
+        raise InputError(f"{where}: a message must be a JSON object, not {message!r}")
+    role = message.get("role", message.get("from"))
+    return ROLES.get(str(role), "other"), message.get("content", message.get("value"))

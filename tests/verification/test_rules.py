@@ -209,9 +209,17 @@ def test_draw_never_returns_an_impossible_token(uniform: float) -> None:
     assert draw_rows(torch.zeros(1, 4), torch.tensor([uniform])).tolist() == [3]
 
 
-def test_rows_are_drawn_in_proportion_to_their_weights() -> None:
-    weights = torch.tensor([[0.1, 0.0, 0.6, 0.3]]).expand(20_000, -1)
-    counts = torch.bincount(
-        draw_rows(weights, torch.rand(20_000, generator=torch.Generator().manual_seed(0))), minlength=4
-    )
-    torch.testing.assert_close(counts / 20_000, weights[0], rtol=0, atol=0.02)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 4, 63, 64, 65, 1000])
+def test_rows_are_drawn_in_proportion_to_their_weights(width: int, dtype: torch.dtype) -> None:
+    weights = torch.randint(0, 4, (3, width), generator=torch.Generator().manual_seed(width)).to(dtype)
+    weights[:, 3 * width // 4 :] *= weights.new_tensor([[1.0], [0.0], [1.0]])
+    weights[2, : width // 2] = 0.0
+    weights[:, 0] += 1.0
+    for row in weights:
+        total = int(row.sum())
+        # With whole numbers as weights, each of them is hit by as many of these points.
+        points = (torch.arange(total, dtype=dtype) + 0.5) / total
+        drawn = draw_rows(row.expand(total, -1), points)
+        assert torch.bincount(drawn, minlength=width).tolist() == row.tolist()
+        assert [int(draw(row, float(point))) for point in points[:50]] == drawn[:50].tolist()

@@ -16,7 +16,8 @@ Message = dict[str, str]
 
 HUB = "hf:"
 ROLES = {"human": "user", "user": "user", "system": "system"}
-KEYS = ("prompt", "messages", "turns", "conversations")
+TEXTS = ("prompt", "question")
+KEYS = (*TEXTS, "messages", "turns", "conversations")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def read_conversations(source: str | None) -> list[Conversation]:
     """Read conversations that a human begins; says on standard error how many records there were.
 
     Args:
-        source: a file of JSON lines with "prompt", "messages", "turns" or "conversations", or of one JSON array of such
-            records; or a Hugging Face data set, ``hf:owner/name[:split][:column]``; None is ShareGPT.
+        source: a file of JSON lines with "prompt", "question" (GSM8K's), "messages", "turns" or "conversations", or of
+            one JSON array of such records; or a Hugging Face data set, ``hf:owner/name[/config][:split][:column]``;
+            None is ShareGPT.
 
     Raises:
         InputError: it cannot be read, a record is malformed (names it), or no record begins with a human turn.
@@ -119,14 +121,17 @@ def _skip(text: str, place: int) -> int:
 
 
 def _hub_records(name: str) -> Records:
-    """Rows of a Hugging Face data set, ``owner/name[:split][:column]``."""
+    """Rows of a Hugging Face data set, ``owner/name[/config][:split][:column]``, or of a local folder."""
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:
         raise InputError(f"{HUB}{name} needs the package datasets (pip install datasets)") from None
     path, split, column = (*name.split(":"), "", "")[:3]
+    config = None
+    if path.count("/") == 2 and not Path(path).exists():
+        path, config = path.rsplit("/", 1)
     try:
-        rows = datasets.load_dataset(path, split=split or "train")
+        rows = datasets.load_dataset(path, config, split=split or "train")
     except Exception as error:  # of many types, all of them about the name or the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the data set {path} could not be read: {reason}") from error
@@ -143,7 +148,7 @@ def _conversation(record: Any, where: str) -> Conversation | None:
     if key is None:
         raise InputError(f"{where}: must be a JSON object with one of {', '.join(KEYS)}")
     value = record[key]
-    if key == "prompt":
+    if key in TEXTS:
         said = [("user", value)]
     elif not isinstance(value, list):
         raise InputError(f"{where}: {key!r} must be a list")

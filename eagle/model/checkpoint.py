@@ -185,12 +185,13 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_head(path_or_id: str, target: Target) -> Eagle3Head:
-    """Load a head for a target, on the target's device and in its dtype.
+def load_head(path_or_id: str, target: Target, dtype: torch.dtype | None = None) -> Eagle3Head:
+    """Load a head for a target, on the target's device.
 
     Args:
         path_or_id: local directory or hub id.
         target: the model to draft for; its ``feature_layers`` are set to those the head reads.
+        dtype: of the head's weights, its own embedding table apart; None is the target's.
 
     Raises:
         InputError: anything about the files that does not fit; names the key and both shapes.
@@ -204,7 +205,8 @@ def load_head(path_or_id: str, target: Target) -> Eagle3Head:
     with torch.device("meta"):
         head = Eagle3Head(config)
     _check_keys(head, state)
-    head.load_state_dict({key: tensor.to(target.device, target.dtype) for key, tensor in state.items()}, assign=True)
+    kind = dtype or target.dtype
+    head.load_state_dict({key: tensor.to(target.device, kind) for key, tensor in state.items()}, assign=True)
     head.embedding = _embedding(embedding, config, target)
     head.d2t = _d2t(d2t, t2d, config).to(target.device)
     target.feature_layers = config.feature_layers
@@ -223,6 +225,9 @@ def write_head(
         layout: one of ``LAYOUTS``.
         dtype: of the weights.
         verifier: path or hub id of the target, which the speculators layout names.
+
+    Raises:
+        OSError: the disk refused.
     """
     config = head.config
     layer, flags = _layer_fields(config.layer), {flag: getattr(config, flag) for flag in FLAGS}
@@ -269,7 +274,10 @@ def write_head(
         state["t2d"] = torch.zeros(target.vocab_size, dtype=torch.bool)
         state["t2d"][torch.arange(len(d2t)) + d2t] = True
     (folder / CONFIG_NAME).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHT_NAMES[0])
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHT_NAMES[0])
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def _layer_fields(layer: LlamaConfig) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from eagle import assets
+from eagle.loading import existing_device
 from eagle.model.checkpoint import OFFICIAL, load_head
 from eagle.model.ea_model import load_base
 from eagle.model.target import Target
@@ -113,11 +114,11 @@ def train(argv: Sequence[str] | None) -> None:
         said = options.given(args, kind) | (options.given(args, kind, f"{name}.") if args.stage == RUN else {})
         merged[name] = kind(**smoke.get(name, {}) | read.get(name, {}) | said)
     out = merged[names[0]].folder
-    options.write_config(out / CONFIG, merged)
     for name in names:
         if len(names) > 1:
             assets.say(f"--- {name} ---")
-        STAGES[name].work(merged[name])
+        with options.on_record(out / CONFIG, name, merged[name]):
+            STAGES[name].work(merged[name])
     if smoke:
         compare_with_untrained(merged["fit"], out)
 
@@ -128,7 +129,8 @@ def compare_with_untrained(settings: FitSettings, out: Path) -> None:
     Raises:
         SystemExit: (status 1) the trained head is not the best with every method.
     """
-    target = Target(load_base(assets.resolve_base(settings.base_model_path), dtype=settings.torch_dtype))
+    path, device = assets.resolve_base(settings.base_model_path), existing_device(settings.device)
+    target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": device}))
     trained = load_head(str(folder_of(out, OFFICIAL)), target)
     vocabulary = DraftVocabulary.load(out / VOCABULARY)
     heads = {"trained": trained}

@@ -18,6 +18,7 @@ from eagle import assets
 from eagle.errors import InputError
 from eagle.model.checkpoint import LAYOUTS, OFFICIAL, load_head, write_head
 from eagle.model.ea_model import load_base
+from eagle.model.stored_trees import TREE_FILE
 from eagle.model.target import Target
 from eagle.train import options
 from eagle.train.fit import FIT, FitSettings
@@ -69,11 +70,12 @@ def export(settings: ExportSettings) -> None:
     if not checkpoint.is_dir():
         kept = ", ".join(str(int(path.name.removeprefix("step-"))) for path in run.checkpoints())
         raise InputError(f"there is no checkpoint {checkpoint}; those kept are of the steps {kept}")
-    # Only shapes and the embedding table matter of the target; weights leave the head as wide as they were trained.
     path = assets.resolve_base(settings.base_model_path)
-    target = Target(load_base(path, dtype=torch.float32, device_map={"": "cpu"}))
-    head = load_head(str(checkpoint), target)
-    verifier = settings.verifier or settings.base_model_path or EMBEDDED_ON_HUB
+    target = Target(load_base(path, dtype="auto", device_map={"": "cpu"}))
+    # Whatever the target's dtype, weights leave the head as wide as they were trained.
+    head = load_head(str(checkpoint), target, torch.float32)
+    embedded = settings.base_model_path in (None, assets.DEFAULT_PAIR)
+    verifier = settings.verifier or (EMBEDDED_ON_HUB if embedded else str(settings.base_model_path))
     for layout in LAYOUTS:
         folder = folder_of(out, layout)
         temporary = folder.with_name(f".{folder.name}")
@@ -84,6 +86,9 @@ def export(settings: ExportSettings) -> None:
             if layout == OFFICIAL:
                 card = model_card(settings, out, run, int(checkpoint.name.removeprefix("step-")), verifier)
                 (temporary / CARD).write_text(card, encoding="utf-8")
+            if (folder / TREE_FILE).is_file():
+                assets.say(f"{folder / TREE_FILE} stays: trees searched for what was exported before")
+                shutil.copy2(folder / TREE_FILE, temporary)
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         except OSError as error:

@@ -29,6 +29,7 @@ from eagle.loading import existing_device
 from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
 from eagle.model.ea_model import load_base
 from eagle.model.head import Eagle3Head
+from eagle.model.sampling import wide_dtype
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
@@ -37,7 +38,7 @@ from eagle.train.features import Reader, Reading
 from eagle.train.initial import TARGET, new_head, shape_for
 from eagle.train.losses import judge
 from eagle.train.optimizer import MUON, OPTIMIZERS, Optimizer
-from eagle.train.progress import OPTIMIZER, Progress, RunFolder, read_metrics
+from eagle.train.progress import OPTIMIZER, Progress, RunFolder, read_metrics, refusing
 from eagle.train.readings import KeptReadings
 from eagle.train.settings import ComputingSettings
 from eagle.train.steps import unroll
@@ -46,6 +47,7 @@ from eagle.train.vocab import VOCABULARY, DraftVocabulary
 FIT = "fit"
 PRECISIONS = ("bf16", "no")
 TENSORBOARD = "tensorboard"
+CURVES = "curves.png"
 UNITS, UNITS_KEY = "units.safetensors", "units"
 READINGS = "readings-{}.bin"
 # Settings that count something.
@@ -111,7 +113,7 @@ class FitSettings(ComputingSettings):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
-        for name in ("decay", "acceptance_weight", "warmup", "held_out"):
+        for name in ("decay", "acceptance_weight", "warmup", "held_out", "weight_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
@@ -206,7 +208,7 @@ class Trainee(nn.Module):
             torch.cat([reading.law.new_full((size,), w) for size, w in zip(sizes, weights, strict=True)]),
             settings.acceptance_weight,
         )
-        wide = torch.float64 if judged.losses.device.type != "mps" else torch.float32
+        wide = wide_dtype(judged.losses.device)
         losses, hits, overlaps = (
             torch.stack([part.sum() for part in values.to(wide).split(sizes)])
             for values in (judged.losses, judged.hits, judged.overlaps)
@@ -273,8 +275,8 @@ def _accelerator(settings: FitSettings) -> Accelerator:
     device = existing_device(settings.device)
     if ":" in device:
         raise InputError(f"--device {device}: name a kind of device, and choose among GPUs with CUDA_VISIBLE_DEVICES")
-    # Precision is the trainee's own business: Accelerate's is one for all trainings of a process.
-    return Accelerator(cpu=device == "cpu")
+    # Precision and accumulation are the settings' business, whatever a configuration of Accelerate's launcher says.
+    return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
 
 
 class Run:
@@ -389,7 +391,8 @@ class Run:
             # The first token of a document often has entries thousands of times as large as any other.
             units = features.abs().median(0).values.clamp(min=torch.finfo(torch.float32).tiny).log2().round().exp2()
         if self.accelerator.is_main_process:
-            save_file({UNITS_KEY: units.cpu()}, file)
+            with refusing(f"cannot write {file}"):
+                save_file({UNITS_KEY: units.cpu()}, file)
         return units
 
     def _budgeted(self, steps: list[list[list[int]]]) -> list[list[list[int]]]:
@@ -440,12 +443,12 @@ class Run:
         """The head on the held-out answers."""
         device, processes = self.accelerator.device, self.accelerator.num_processes
         batches = pack(self.held_out, self.settings.batch_tokens, None)
-        sums = torch.zeros(5, self.settings.drafting_steps, dtype=torch.float64)
+        sums = torch.zeros(5, self.settings.drafting_steps, dtype=wide_dtype(device), device=device)
         for indices in batches[self.accelerator.process_index :: processes]:
             batch = batch_of([self.held_out[index] for index in indices]).to(device)
             reading = self._read(batch, [len(self.training) + index for index in indices])
-            sums += self.trainee(batch, reading, [1] * self.settings.drafting_steps)[1].cpu()
-        return Tally.of(self.accelerator.reduce(sums.to(device)).cpu())
+            sums += self.trainee(batch, reading, [1] * self.settings.drafting_steps)[1]
+        return Tally.of(self.accelerator.reduce(sums).cpu())
 
     def _checkpoint(self, progress: Progress, board: Any) -> Progress:
         """Evaluate, log, save."""
@@ -459,7 +462,9 @@ class Run:
                 self.optimizer.state(),
                 self._write,
             )
-            draw_curves(read_metrics(self.folder.path), self.folder.path / "curves.png")
+            picture = self.folder.path / CURVES
+            with refusing(f"cannot write {picture}"):
+                draw_curves(read_metrics(self.folder.path), picture)
         self.accelerator.wait_for_everyone()
         return progress
 

@@ -2,7 +2,8 @@
 
 Prompts go through the target's own chat template; temperatures are mixed, so that the head serves greedy and sampled
 decoding alike. Which temperature a prompt gets and what is drawn for its answer depend on the seed and the prompt
-alone: a run that was interrupted, or is continued with a larger limit, makes the answers that one run would have made.
+alone: a run that was interrupted, or is continued with a larger limit, makes the answers that one run would have made,
+as far as a forward's rounding does not depend on what is batched with what (in bfloat16 some texts part).
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from eagle.train.prompts import Excluded, benchmark_texts, select_prompts
 from eagle.train.settings import ComputingSettings
 from eagle.train.workers import BatchPlan, Workers, default_workers
 
-# Prompts are sorted by length within so many batches, so that texts decoded together are of similar length.
-SORTED_BATCHES = 16
+# Prompts are sorted by length within so many batches, so that texts decoded together are of similar length; not within
+# more, since a run that has enough tokens leaves out the longest prompts of the last of these windows.
+SORTED_BATCHES = 4
 ENCODED_AT_ONCE = 512
 
 
@@ -43,8 +45,8 @@ class GenerateSettings(ComputingSettings):
     prompts: str | None = field(
         default=None,
         metadata={
-            "help": "JSON lines with prompt, messages, turns or conversations, a JSON array of such records, "
-            "or hf:owner/name[:split][:column]; default: ShareGPT"
+            "help": "JSON lines with prompt, question, messages, turns or conversations, a JSON array of such "
+            "records, or hf:owner/name[/config][:split][:column]; default: ShareGPT"
         },
     )
     exclude: tuple[str, ...] = field(

@@ -8,6 +8,7 @@ as what the target itself would make of its topmost feature.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -99,40 +100,51 @@ def new_head(
     Raises:
         InputError: there is no such head, or it is of another shape.
     """
-    head = Eagle3Head(config)
+    if len(vocabulary.t2d) != target.vocab_size:
+        raise InputError(
+            f"the draft vocabulary is of a target with {len(vocabulary.t2d)} tokens, this one has {target.vocab_size}"
+        )
+    wide = torch.float64 if target.dtype == torch.float64 else torch.float32
+    other = None if initial in INITIALS else _other(initial, target, config, wide)
+    # Weights go on in the layer they were trained in: with its RoPE and its epsilon.
+    head = Eagle3Head(config if other is None else replace(config, layer=other.config.layer))
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in head.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=SPREAD, generator=source)
+    head = head.to(wide)
     left_random = [] if initial == RANDOM else _take_from(target, head, vocabulary.target_ids)
-    if initial not in INITIALS:
+    if other is not None:
         left_random = []
-        _go_on_from(initial, target, head, vocabulary.target_ids)
-    head = head.to(target.device, torch.float64 if target.dtype == torch.float64 else torch.float32)
-    head.embedding, head.d2t = target.embedding.detach(), vocabulary.d2t.to(target.device)
+        _go_on_from(other, head, vocabulary.target_ids)
+    head = head.to(target.device)
+    head.embedding = target.embedding.detach() if other is None else other.embedding
+    head.d2t = vocabulary.d2t.to(target.device)
     target.feature_layers = config.feature_layers
     return head, left_random
 
 
-@torch.no_grad()
-def _go_on_from(path_or_id: str, target: Target, head: Eagle3Head, target_ids: Tensor) -> None:
-    """Copy another head; what it could not draft keeps its row of ``lm_head``."""
+def _other(path_or_id: str, target: Target, ours: HeadConfig, dtype: torch.dtype) -> Eagle3Head:
+    """A head to go on from, checked to read what ours does."""
     if not Path(path_or_id).exists() and "/" not in path_or_id:
         raise InputError(f"initial must be {' or '.join(INITIALS)}, or name a head; there is no folder {path_or_id!r}")
-    other = load_head(path_or_id, target)
-    ours, theirs = head.config, other.config
+    other = load_head(path_or_id, target, dtype)
+    theirs = other.config
     flags = {flag: getattr(theirs, flag) for flag in FLAGS}
     if theirs.feature_layers != ours.feature_layers or flags != {flag: getattr(ours, flag) for flag in FLAGS}:
         raise InputError(
             f"the head {path_or_id} reads the hidden states {list(theirs.feature_layers)} of the target with {flags}; "
             "give the same --feature-layers and norms to go on from it"
         )
-    try:
-        head.load_state_dict(other.state_dict() | {"lm_head.weight": head.lm_head.weight})
-    except RuntimeError as error:
-        raise InputError(f"the head {path_or_id} is of another shape than one for this target: {error}") from error
-    row = torch.full((target.vocab_size,), -1)
+    return other
+
+
+@torch.no_grad()
+def _go_on_from(other: Eagle3Head, head: Eagle3Head, target_ids: Tensor) -> None:
+    """Copy another head; what it could not draft keeps its row of ``lm_head``."""
+    head.load_state_dict(other.state_dict() | {"lm_head.weight": head.lm_head.weight})
+    row = torch.full((head.config.layer.vocab_size,), -1)
     row[other.target_ids.cpu()] = torch.arange(len(other.d2t))
     known = row[target_ids.cpu()]
     head.lm_head.weight[known >= 0] = other.lm_head.weight.to(head.lm_head.weight)[known[known >= 0]]

@@ -6,11 +6,13 @@ A YAML file has a mapping for each stage; what the command line says comes befor
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +95,31 @@ def write_config(file: Path, settings: Mapping[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         there = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
         there |= {stage: _plain_values(values) for stage, values in settings.items()}
-        temporary = file.with_name(f".{file.name}.tmp")
+        # Every process of a training writes the same.
+        temporary = file.with_name(f".{file.name}-{os.getpid()}")
         temporary.write_text(yaml.safe_dump(there, sort_keys=False), encoding="utf-8")
         temporary.replace(file)
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"cannot write {file}: {error}") from error
+
+
+@contextlib.contextmanager
+def on_record(file: Path, stage: str, settings: Any) -> Iterator[None]:
+    """Have the settings of a stage in a YAML file while it is at work, and afterwards unless it was refused.
+
+    Raises:
+        InputError: as ``write_config``.
+    """
+    before = file.read_bytes() if file.is_file() else None
+    write_config(file, {stage: settings})
+    try:
+        yield
+    except InputError:
+        if before is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(before)
+        raise
 
 
 def command(stage: str, kind: type[Any], values: Mapping[str, Any]) -> str:

@@ -6,16 +6,18 @@ program here loads, the optimizer's state, and how far the run was.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from eagle.errors import InputError
 from eagle.train.settings import CONFIG, refuse_other_settings
@@ -140,8 +142,12 @@ class RunFolder:
         return progress
 
     def log(self, line: dict[str, Any]) -> None:
-        """Add a line to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as sink:
+        """Add a line to the metrics.
+
+        Raises:
+            InputError: the disk refused.
+        """
+        with refusing(f"cannot write {self.metrics}"), self.metrics.open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(line) + "\n")
 
     def save(self, progress: Progress, optimizer: list[dict[str, Any]], write_head: Callable[[Path], None]) -> None:
@@ -158,23 +164,38 @@ class RunFolder:
         final = self.checkpoint(progress.step)
         temporary = final.with_name(f".{final.name}")
         try:
+            with refusing(f"cannot write the checkpoint {final}; earlier ones are intact"):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                write_head(temporary)
+                torch.save(optimizer, temporary / OPTIMIZER)
+                (temporary / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+                for file in temporary.iterdir():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+                temporary.rename(final)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            write_head(temporary)
-            torch.save(optimizer, temporary / OPTIMIZER)
-            (temporary / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-            for file in temporary.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-            temporary.rename(final)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise InputError(
-                f"cannot write the checkpoint {final}: {error}; earlier ones are intact, and the same command resumes"
-            ) from error
         for old in self.checkpoints()[:-KEPT]:
             if old != self.checkpoint(progress.best_step):
                 shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """What a disk refuses inside, in whatever type the writing library says so, as an explained error.
+
+    Args:
+        what: could not be done.
+
+    Raises:
+        InputError: the disk refused.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{what} ({reason}); the same command resumes from the last checkpoint") from error
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

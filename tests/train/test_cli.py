@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_a_wrong_configuration_is_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.network
 def test_all_stages_run_in_one_folder_and_again_without_doing_anything_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,11 +66,31 @@ def test_all_stages_run_in_one_folder_and_again_without_doing_anything_twice(
     card = (out / "head" / "README.md").read_text()
     assert "python -m eagle.train generate" in card
     assert "--max-new-tokens 8" in card
-    metrics = (out / FIT / "metrics.jsonl").read_bytes()
+    metrics, config = (out / FIT / "metrics.jsonl").read_bytes(), (out / "config.yaml").read_bytes()
+    (out / "head" / "tree.json").write_text("{}")
     capsys.readouterr()
     assert main(arguments) == 0
     assert (out / FIT / "metrics.jsonl").read_bytes() == metrics
     assert "going on after step" in capsys.readouterr().err
+    # Trees searched for a head outlive its being exported again.
+    assert (out / "head" / "tree.json").read_text() == "{}"
+    # A command that is refused is not what the head was trained with.
+    assert main(["fit", "--base-model-path", str(base), "--out", str(out), "--learning-rate", "9"]) == 2
+    assert "was begun with" in capsys.readouterr().err
+    assert (out / "config.yaml").read_bytes() == config
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_a_smoke_run_says_whether_training_was_worth_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, _ = make_chat_pair(tmp_path)
+    arguments = ["run", "--smoke", "--base-model-path", str(base), "--out", str(tmp_path / "training")]
+    arguments += ["--device", "cpu", "--dtype", "float32", "--generate.limit", "24", "--generate.max-new-tokens", "12"]
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("trained", "untrained"))]
+    assert [row[0] for row in rows] == ["trained", "untrained,", "untrained,"]
+    assert all(0.0 <= float(length) <= 16.0 for row in rows for length in row[-2:])
 
 
 @pytest.mark.parametrize("stage", ["generate", "fit"])

@@ -1,17 +1,18 @@
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
 from eagle.errors import InputError
 from eagle.model.checkpoint import load_head
 from eagle.model.head import HeadConfig
 from eagle.model.target import Target
+from eagle.train.batches import batch_of
 from eagle.train.initial import new_head, shape_for
+from eagle.train.steps import unroll
 from eagle.train.vocab import DraftVocabulary
-from tests.tiny import HIDDEN, LAYERS, VOCAB, make_base, make_pair, stock_model
+from tests.tiny import HIDDEN, LAYERS, VOCAB, head_files, make_base, make_pair, stock_model, write_head
+from tests.train.test_steps import packed
 
 VOCABULARY = DraftVocabulary.of(torch.tensor([0, 2, 3, 6]), VOCAB)
 
@@ -74,6 +75,23 @@ def test_a_head_goes_on_from_another_with_another_vocabulary(tmp_path: Path) -> 
         torch.testing.assert_close(row.detach(), expected.detach())
     with pytest.raises(InputError, match="give the same --feature-layers"):
         new_head(target, shape_for(target, 4, (1, 2, 3), {}), vocabulary, str(folder), 0)
-    wide = dataclasses.replace(shape, layer=LlamaConfig(**other.config.layer.to_dict() | {"intermediate_size": 20}))
-    with pytest.raises(InputError, match="of another shape"):
-        new_head(target, wide, vocabulary, str(folder), 0)
+    with pytest.raises(InputError, match=f"of a target with {VOCAB + 1} tokens, this one has {VOCAB}"):
+        new_head(target, shape, DraftVocabulary.of(torch.arange(4), VOCAB + 1), str(folder), 0)
+
+
+def test_a_head_goes_on_with_its_own_rope_and_embedding(tmp_path: Path) -> None:
+    base = make_base("llama", tmp_path / "base")
+    target = Target(stock_model(base))
+    config, state = head_files(base)
+    config["rope_theta"] = 5e4
+    state["embed_tokens.weight"] = torch.randn(VOCAB, config["hidden_size"], dtype=torch.float64)
+    folder = write_head(tmp_path / "head", config, state)
+    other = load_head(str(folder), target)
+    shape = shape_for(target, len(other.d2t), other.config.feature_layers, {})
+    assert shape.layer.rope_parameters["rope_theta"] != 5e4
+    vocabulary = DraftVocabulary.of(other.target_ids, VOCAB)
+    head, _ = new_head(target, shape, vocabulary, str(folder), seed=0)
+    batch = batch_of(packed())
+    features = torch.randn(len(batch.tokens), 3 * HIDDEN, dtype=torch.float64)
+    for ours, theirs in zip(unroll(head, batch, features, 3), unroll(other, batch, features, 3), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -275,8 +276,10 @@ def _accelerator(settings: FitSettings) -> Accelerator:
     device = existing_device(settings.device)
     if ":" in device:
         raise InputError(f"--device {device}: name a kind of device, and choose among GPUs with CUDA_VISIBLE_DEVICES")
-    # Precision and accumulation are the settings' business, whatever a configuration of Accelerate's launcher says.
-    return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
+    # Precision and accumulation are the settings' business, whatever a configuration of Accelerate's launcher says; of
+    # the latter only a plugin comes before the launcher's environment.
+    accumulation = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_plugin=accumulation)
 
 
 class Run:

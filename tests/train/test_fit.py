@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import plan, split
 from eagle.train.fit import FIT, FitSettings, fit
+from eagle.train.options import command
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
 from tests.tiny import VOCAB, stock_model
@@ -99,6 +101,42 @@ def test_accumulated_batches_and_one_large_one_make_the_same_step(tmp_path: Path
     assert first["tokens"] == second["tokens"]
     for name in ("loss", "overlap", "gradient_norm", "accepted"):
         assert first[name] == pytest.approx(second[name], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_that_accumulates_twice_as_much(tmp_path: Path) -> None:
+    one = replace(ready(tmp_path), accumulation=2)
+    fit(one)
+    two = replace(one, accumulation=1, out=tmp_path / "two")
+    write_answers(two.out / ANSWERS, some_answers(40))
+    (two.out / VOCABULARY).write_bytes((one.out / VOCABULARY).read_bytes())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "eagle.train"]
+    arguments = command("fit", FitSettings, asdict(two)).split()[3:]
+    # What Accelerate's own launcher would have it do is the settings' business.
+    launched = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "3"}
+    environment = os.environ | launched | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher, *arguments], env=environment, check=True)
+    expected = comparable(one)
+    for ours, theirs in zip(comparable(two), expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ("loss", "overlap", "accepted", "gradient_norm"):
+            if name in theirs:
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-3), (theirs["step"], name)
+
+
+def test_a_full_disk_is_explained_and_leaves_no_broken_checkpoint(tmp_path: Path) -> None:
+    settings = ready(tmp_path)
+    program = (
+        "import resource, sys; from eagle.train.__main__ import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = command("fit", FitSettings, asdict(settings)).split()[3:]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "cannot write the checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((settings.out / FIT / "checkpoints").iterdir())
+    fit(settings)
 
 
 def test_a_run_with_other_settings_or_answers_is_refused(tmp_path: Path) -> None:

@@ -139,11 +139,20 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--rho", type=float, default=DEFAULT_SAMPLING.rho)
     parse.add_argument("--samples", type=int, default=DEFAULT_SAMPLING.samples)
     parse.add_argument("--contexts", type=int, default=9, help="of each of the 80 prompts")
-    parse.add_argument("--draws", type=int, default=4, help="trees of each kind that samples, in each context")
+    parse.add_argument(
+        "--draws",
+        type=int,
+        nargs="+",
+        default=[3],
+        help="trees of each kind that samples, in each context: one number, or one for each temperature",
+    )
     parse.add_argument("--every", type=int, default=8, help="tokens from one context to the next")
     args = parse.parse_args(argv)
-    if min(args.nodes) < 1 or args.levels < 1 or min(args.contexts, args.draws, args.every) < 1:
+    if min(*args.nodes, *args.draws, args.levels, args.contexts, args.every) < 1:
         raise InputError("--nodes, --levels, --contexts, --draws and --every must be 1 or more")
+    draws = args.draws * len(args.temperature) if len(args.draws) == 1 else args.draws
+    if len(draws) != len(args.temperature):
+        raise InputError(f"--draws takes one number, or as many as --temperature ({len(args.temperature)}): {draws}")
     model = load(pair_of(args))
     sizes = tuple(nodes + 1 for nodes in sorted(args.nodes))
     plain = TreeShape(sizes[-1], args.levels - 1, args.top_k)
@@ -153,10 +162,10 @@ def benchmark(argv: Sequence[str] | None) -> None:
         CHAIN: TreeShape(args.levels + 1, args.levels - 1, 1, CHAIN_SAMPLING),
     }
     print(f"{model.target.dtype}, {model.device}, {shapes[HYBRID]}")
-    for temperature in args.temperature:
+    for temperature, of_temperature in zip(args.temperature, draws, strict=True):
         warper = Warper(temperature, args.top_p)
         title = f"T={temperature}" + (f", top_p={args.top_p}" if 0 < args.top_p < 1 else "")
-        report(title, measure(model, shapes, sizes, args.draws, warper, args.contexts, args.every))
+        report(title, measure(model, shapes, sizes, of_temperature, warper, args.contexts, args.every))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,13 +11,15 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from eagle.model.clock import Clock
-from eagle.model.ea_model import best_device
-from eagle.model.sampling import Warper, draw_rows
-from eagle.model.tree import Chance, DraftTree, Sampling, TreeShape, grow
+from eagle.model.devices import best_device, wide_dtype
+from eagle.model.method import DEFAULT_SAMPLING
+from eagle.model.sampling import Warper, draw_rows, uniforms
+from eagle.model.tree import Chance, DraftTree, TreeShape, grow
 from eagle.program import run_program
 from eagle.verification import RULES
 from tests.verification import oracle
@@ -30,9 +32,9 @@ def drawn_tree(nodes: int, draft_vocabulary: int, vocabulary: int, device: torch
     logits = 2 * torch.randn(64, draft_vocabulary, generator=generator).to(device)
 
     def choose(weights: torch.Tensor) -> torch.Tensor:
-        return draw_rows(weights, torch.rand(len(weights), generator=generator).to(device))
+        return draw_rows(weights, uniforms(len(weights), generator).to(device, wide_dtype(device)))
 
-    shape = TreeShape(nodes, 6, 10, Sampling(0.001, 0.5, 1))
+    shape = TreeShape(nodes, 6, 10, replace(DEFAULT_SAMPLING, threshold=0.001))
     return grow(0, logits[0], lambda tokens, _: logits[: len(tokens)], support, shape, 7, Chance(None, choose))
 
 

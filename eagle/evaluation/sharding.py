@@ -16,7 +16,7 @@ from eagle.evaluation.answer import Answered, Answerer
 from eagle.evaluation.cells import Cell
 from eagle.evaluation.records import Record
 from eagle.loading import load_with_trees
-from eagle.model.ea_model import best_device
+from eagle.model.devices import best_device
 
 Unit = tuple[int, Question]
 """The place of a cell, and the question to answer in it."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from eagle.model.devices import sent, wide_dtype
 from eagle.model.head import Eagle3Head, HeadCache
 from eagle.model.sampling import Warper, draw_rows, uniforms
 from eagle.model.target import PREFILL_CHUNK, PREFILL_STEP
@@ -99,7 +100,8 @@ def chance(shape: TreeShape, warper: Warper, generator: torch.Generator | None) 
         return None
 
     def choose(weights: Tensor) -> Tensor:
-        return draw_rows(weights, uniforms(len(weights), generator).to(weights, non_blocking=True))
+        points = uniforms(len(weights), generator)
+        return draw_rows(weights, sent(points, weights.device, wide_dtype(weights.device)))
 
     law = warper.tempered(shape.sampling.draft_temperature)
     return Chance(None if law.plain else law, choose)

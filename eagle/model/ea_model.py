@@ -15,6 +15,7 @@ from eagle.model import tune
 from eagle.model.checkpoint import load_head
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
+from eagle.model.devices import best_device
 from eagle.model.drafter import Drafter
 from eagle.model.int8 import with_int8_weights
 from eagle.model.method import Method
@@ -358,13 +359,6 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
         raise InputError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
-
-
-def best_device() -> str:
-    """``cuda``, ``mps`` or ``cpu``: the best this machine has."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from eagle.model.devices import sent
+
 # Scoring under a mask sees keys in multiples of this.
 VIEW_STEP = 64
 
@@ -60,7 +62,7 @@ class Slabs:
     def move(self, picked: Tensor, start: int) -> None:
         """Copy the positions ``picked`` (int64, on the host) to ``start`` and after, in all tensors."""
         for slab in self.slabs:
-            slab[..., start : start + len(picked), :] = slab.index_select(-2, picked.to(slab.device))
+            slab[..., start : start + len(picked), :] = slab.index_select(-2, sent(picked, slab.device))
 
 
 class TreeCacheLayer(CacheLayerMixin):

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from eagle.errors import InputError
 from eagle.model.attention import GROUPED_SDPA
+from eagle.model.devices import sent
 from eagle.model.kv_cache import Slabs, TreeCache
 from eagle.model.tree import DraftTree
 
@@ -148,10 +149,10 @@ class Target:
         else:
             mask = self._tree_mask(tree, cache.committed, width=cache.view_masked(len(tree)))
         return self._forward(
-            tree.tokens[None].to(self.device),
+            sent(tree.tokens[None], self.device),
             cache,
             features,
-            position_ids=positions[None].to(self.device),
+            position_ids=sent(positions[None], self.device),
             attention_mask=mask,
         )
 
@@ -192,7 +193,7 @@ class Target:
             positions = committed + tree.depths
             seen = seen & (positions[:, None] - key_positions[None] < window)
         mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
-        return mask[None, None].to(self.device)
+        return sent(mask[None, None], self.device)
 
 
 def stop_ids(generation: GenerationConfig | None, config: PretrainedConfig) -> frozenset[int]:

@@ -17,6 +17,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from eagle.errors import InputError
+from eagle.model.devices import wide_dtype
 from eagle.model.kv_cache import TreeCache
 from eagle.model.sampling import Warper, draw_rows, uniforms
 from eagle.model.target import Target
@@ -211,7 +212,7 @@ class Batch:
         self.texts: list[Text | None] = [None] * rows
         self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self.temperatures = torch.ones(rows, device=device)
-        self.points = torch.zeros(rows, most_new_tokens, device=device)
+        self.points = torch.zeros(rows, most_new_tokens, dtype=wide_dtype(device), device=device)
         # Draws taken by each row.
         self.drawn = torch.zeros(rows, 1, dtype=torch.int64, device=device)
 
@@ -329,7 +330,7 @@ def choose(logits: Tensor, temperatures: Tensor, points: Tensor, greedy: Sequenc
     Args:
         logits: (B, V).
         temperatures: (B,); 0 only in greedy rows.
-        points: (B,) draws from [0, 1).
+        points: (B,) draws from [0, 1) in double precision.
         greedy: rows that take the most likely token.
         warper: what is done after the temperature.
 
@@ -338,7 +339,7 @@ def choose(logits: Tensor, temperatures: Tensor, points: Tensor, greedy: Sequenc
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     probs = warper(wide / temperatures.to(wide.dtype).where(temperatures > 0, 1.0)[:, None])
-    tokens = draw_rows(probs, points.to(probs.dtype))
+    tokens = draw_rows(probs, points)
     if greedy:
         rows = torch.tensor(greedy, device=logits.device)
         tokens[rows] = wide[rows].argmax(-1)

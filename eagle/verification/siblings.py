@@ -18,12 +18,13 @@ the tokens of the picked children. Only its mass takes the whole draft vocabular
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eagle.model.sampling import wide_dtype
+from eagle.model.devices import sent, wide_dtype
 from eagle.model.tree import ONE_HOT, DraftTree, Laws
 
 
@@ -89,7 +90,7 @@ class Siblings:
             facts.append([parent, *_padded(children, width, nobody)])
             for values in (phases, picked, possible, places):
                 facts[-1] += _padded(values, width)
-        table = torch.tensor(facts, dtype=torch.int64).view(len(families), 1 + 5 * width).to(self.device)
+        table = self._sent(facts).view(len(families), 1 + 5 * width)
         self.parents = table[:, 0]
         self.children, self._phase, picked_, possible_, places_ = table[:, 1:].unflatten(1, (5, width)).unbind(1)
         self._picked = picked_.to(self.wide)
@@ -114,19 +115,24 @@ class Siblings:
             facts[-1] += _padded(own, width)
             for law_row in law_rows:
                 facts[-1] += _padded([law_row * size + column for column in known], width)
-        table = torch.tensor(facts, dtype=torch.int64).to(self.device)
+        table = self._sent(facts)
         self._law_rows, self._places = table[:, :most], table[:, most : 2 * most]
+        self._host_law_rows = [row[:most] for row in facts]
         inside, places = table[:, 2 * most : 2 * most + width], table[:, 2 * most + width :]
         self._rows, self._support = laws.rows.to(self.device), laws.support.to(self.device)
         q = self._rows.take(places).to(self.wide).unflatten(1, (1 + most, width))
         self._own_q = torch.where(self._picked > 0, 1.0, q[:, 0])
         self._q = q[:, 1:] * inside[:, None]
         # Parents with samples only; a group's are its first rows.
-        with_samples = [row for row, count in enumerate(self._samples) if count]
-        starts = self.parents[with_samples, None] * self.target_probs.shape[1]
-        self._inside = self.target_probs.take(starts + self._support)
+        with_samples = [parent for (parent, _), count in zip(families, self._samples, strict=True) if count]
+        starts = self._sent(with_samples) * self.target_probs.shape[1]
+        self._inside = self.target_probs.take(starts[:, None] + self._support)
         self._outside = (1.0 - self._inside.sum(-1, keepdim=True).to(self.wide)).clamp_(min=0.0)
         self._inside_row = list(itertools.accumulate((int(count > 0) for count in self._samples), initial=0))
+
+    def _sent(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        """Host integers on the device."""
+        return sent(torch.tensor(numbers, dtype=torch.int64), self.device)
 
     def of_nodes(self) -> tuple[Tensor, Tensor]:
         """(N,) target probabilities of the nodes' tokens after their parents, and (N,) these over the nodes' own laws;
@@ -196,11 +202,9 @@ class Siblings:
         if row is None:
             return torch.where(r > 0, weights, probs)
         for j in range(self._samples[row]):
-            law = self._rows[self._law_rows[row, j]].to(probs.dtype)
+            law = self._rows[self._host_law_rows[row][j]].to(probs.dtype)
             weights.index_add_(0, self._support, law * -reached[j])
-        weights.clamp_(min=0.0).index_fill_(
-            0, torch.tensor(self._rejected[row], dtype=torch.int64).to(self.device), 0.0
-        )
+        weights.clamp_(min=0.0).index_fill_(0, self._sent(self._rejected[row]), 0.0)
         return torch.where(weights.sum() > 0, weights, probs)
 
 

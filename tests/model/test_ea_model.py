@@ -65,12 +65,22 @@ def target_table(model: EaModel, warper: Warper) -> Table:
     return law
 
 
-def round_distance(model: EaModel, tree: str, rule: Rule, sampling: tuple[float, float, int], first: int) -> float:
+ONE_SAMPLE = Sampling(threshold=0.15, rho=0.7, samples=1)
+
+
+def round_distance(
+    model: EaModel,
+    tree: str,
+    rule: Rule,
+    sampling: tuple[float, float, int],
+    first: int,
+    drafted_with: Sampling = ONE_SAMPLE,
+) -> float:
     """Total variation between the law of the three tokens behind the prompt and ``first``, begun by one real round,
     and the target's own; summed over every draw of the drafter and every fall of the rule's coins."""
     warper = Warper(*sampling)
     # Two levels, two expanded nodes, fewer nodes than candidates, so that pruning decides.
-    shape = Method(tree, rule.name).shape(TreeShape(6, 1, 2, Sampling(threshold=0.15, rho=0.7, samples=1)))
+    shape = Method(tree, rule.name).shape(TreeShape(6, 1, 2, drafted_with))
     decoding = Decoding(
         model.target, (model.drafter, shape), PROMPT, warper, 200, frozenset(), None, rule=_forced(first)
     )
@@ -130,6 +140,15 @@ def test_a_round_has_exactly_the_target_law(
 ) -> None:
     for first in (2, 5):
         assert round_distance(llama, tree, RULES[rule], sampling, first) < 1e-9
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
+def test_a_round_with_more_samples_has_exactly_the_target_law(llama: EaModel, rule: str, samples: int) -> None:
+    drafted_with = Sampling(threshold=0.5, rho=1.0, samples=samples, draft_temperature=0.8)
+    # Of few possible tokens, so that there are few ways to draw some of them.
+    for sampling, first in itertools.product(SAMPLING[4:], (2, 5)):
+        assert round_distance(llama, "hybrid", RULES[rule], sampling, first, drafted_with) < 1e-9
 
 
 @pytest.mark.filterwarnings("ignore:hsd_published")

@@ -223,12 +223,24 @@ def test_one_step_with_the_sample_first_is_optimal() -> None:
             assert result.expected_length == pytest.approx(optimum, abs=1e-12)
 
 
-def test_the_program_prints_every_case(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_every_lossless_rule_is_exact_in_every_case_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exact.main() == 0
+    printed = capsys.readouterr().out
+    assert all(case.name in printed for case in exact.cases())
+    assert "1.2222" in printed
+
+
+def test_a_rule_that_is_not_lossless_is_not_admitted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = [case for case in exact.cases() if case.name in ("toy, chain of 2", "hybrid", "deterministic")]
     monkeypatch.setattr(exact, "cases", lambda: few)
     assert exact.main() == 0
-    printed = capsys.readouterr().out
-    assert "toy, chain of 2" in printed
-    assert "1.2222" in printed
+    # One that is for chains only is not shown by trees.
+    monkeypatch.setattr(exact, "cases", lambda: few[1:])
+    assert exact.main() == 1
+    assert "A RULE THAT CLAIMS" in capsys.readouterr().out
+    monkeypatch.setattr(exact, "cases", lambda: few)
     monkeypatch.setitem(RULES, "tokenwise", replace(RULES["hsd_published"], name="tokenwise", lossless=True))
     assert exact.main() == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,14 +139,16 @@ def test_a_root_alone_is_a_step_of_the_target(rule: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("rule", TREE_RULES)
 def test_narrow_logits_stay_close_to_the_wide_law(rule: str, dtype: torch.dtype) -> None:
-    """The law of the first token, from float32 probabilities of narrow logits, -inf among them."""
+    """What follows a round, from float32 probabilities of narrow logits, -inf among them, and float32 laws."""
     generator = torch.Generator().manual_seed(1)
     tree = random_tree(generator, 10, 6)
     logits = (3 * torch.randn(10, 6, generator=generator)).to(dtype)
     logits[torch.rand(10, 6, generator=generator) < 0.2] = -torch.inf
     logits[:, 1] = 0.5
     probs = logits.float().softmax(-1)
-    narrow, wide = law_by_node(rule, tree, probs), law_by_node(rule, tree, probs.double())
+    laws = replace(tree.laws, rows=tree.laws.rows.float())
+    narrow = law_by_node(rule, replace(tree, laws=laws), probs)
+    wide = law_by_node(rule, replace(tree, laws=replace(laws, rows=laws.rows.double())), probs.double())
     for node in narrow.keys() | wide.keys():
         torch.testing.assert_close(
             narrow.get(node, 0 * probs[0].double()), wide.get(node, 0 * probs[0].double()), rtol=0, atol=1e-6
@@ -204,9 +207,9 @@ def test_draw_never_returns_an_impossible_token(uniform: float) -> None:
     assert weights[draw(weights, uniform)] > 0
     for dtype in (torch.float32, torch.float64):
         rows = torch.stack([weights, weights.flip(0), 1e-30 * weights]).to(dtype)
-        drawn = draw_rows(rows, torch.full((3,), uniform, dtype=torch.float64).to(dtype))
+        drawn = draw_rows(rows, torch.full((3,), uniform, dtype=torch.float64))
         assert (rows.gather(1, drawn[:, None]) > 0).all()
-    assert draw_rows(torch.zeros(1, 4), torch.tensor([uniform])).tolist() == [3]
+    assert draw_rows(torch.zeros(1, 4), torch.tensor([uniform], dtype=torch.float64)).tolist() == [3]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -219,7 +222,20 @@ def test_rows_are_drawn_in_proportion_to_their_weights(width: int, dtype: torch.
     for row in weights:
         total = int(row.sum())
         # With whole numbers as weights, each of them is hit by as many of these points.
-        points = (torch.arange(total, dtype=dtype) + 0.5) / total
+        points = (torch.arange(total, dtype=torch.float64) + 0.5) / total
         drawn = draw_rows(row.expand(total, -1), points)
         assert torch.bincount(drawn, minlength=width).tolist() == row.tolist()
         assert [int(draw(row, float(point))) for point in points[:50]] == drawn[:50].tolist()
+
+
+def test_draws_from_narrow_laws_follow_them_to_the_last_digits() -> None:
+    law = (2 * torch.randn(1, 2048, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    # For each column the least point that draws it or a later one, by bisection: what is drawn grows with the point.
+    low, high = torch.zeros(2, 2048, dtype=torch.float64)
+    high += 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        reached = draw_rows(law.expand(2048, -1), middle) >= torch.arange(2048)
+        low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+    drawn = torch.cat([high, high.new_ones(1)]).diff()
+    assert (drawn - law[0].double() / law.double().sum()).abs().sum() / 2 < 1e-6

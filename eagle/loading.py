@@ -17,7 +17,7 @@ from eagle.model.checkpoint import local_folder
 from eagle.model.devices import best_device
 from eagle.model.ea_model import EaModel
 from eagle.model.method import DEFAULT_SAMPLING
-from eagle.model.stored_trees import StoredTrees
+from eagle.model.stored_trees import NO_TREES, StoredTrees
 from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, Sampling, TreeShape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -152,7 +152,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         measured[shape] if choice.total_token == AUTO_TOTAL_TOKEN else shape
         for choice, shape in zip(choices, shapes, strict=True)
     ]
-    model.shape = trees[0]
+    model.shape, model.trees = trees[0], NO_TREES
     return model, trees
 
 

@@ -23,9 +23,8 @@ from eagle.evaluation.answer import Answered
 from eagle.evaluation.arguments import add_hybrid_arguments, answering_parser, hybrid_arguments
 from eagle.evaluation.bench import question_file
 from eagle.evaluation.cells import Cell, cell_of, described
-from eagle.model.method import Method
+from eagle.model.method import VERIFIERS, Method
 from eagle.model.tree import AUTO_TOTAL_TOKEN, TREES
-from eagle.verification import RULES
 
 INTERRUPTED = "interrupted; finished questions are saved, and the same command resumes"
 
@@ -39,7 +38,7 @@ def parser(baseline: bool) -> argparse.ArgumentParser:
     if not baseline:
         hsd = parse.add_argument_group("hierarchical verification")
         hsd.add_argument("--hsd", action="store_true", help="hybrid trees, joint verification (lossless)")
-        hsd.add_argument("--verifier", help=f"ablation: another rule ({', '.join(RULES)})")
+        hsd.add_argument("--verifier", help=f"ablation: another rule ({', '.join(VERIFIERS)})")
         hsd.add_argument("--tree", help=f"ablation: another kind of tree ({', '.join(TREES)})")
         add_hybrid_arguments(hsd)
     one = parse.add_argument_group("sampling and files")

@@ -21,11 +21,10 @@ from eagle.evaluation.bench import question_file
 from eagle.evaluation.cells import Cell, cell_of
 from eagle.evaluation.cli import INTERRUPTED, answer_cells
 from eagle.evaluation.stats import stats
-from eagle.model.method import EAGLE3, HSD, Method
+from eagle.model.method import EAGLE3, HSD, VERIFIERS, Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import HYBRID, TREES
 from eagle.program import run_program
-from eagle.verification import RULES
 
 BASELINE = "baseline"
 
@@ -43,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[BASELINE, EAGLE3, HSD],
         help=f"{BASELINE} (autoregressive), {EAGLE3}, {HSD}, or a tree and a rule, as chain:blockwise "
-        f"(trees: {', '.join(TREES)}; rules: {', '.join(RULES)})",
+        f"(trees: {', '.join(TREES)}; rules: {', '.join(VERIFIERS)})",
     )
     grid.add_argument("--temperature", type=float, nargs="+", default=[1.0], help="0 is greedy")
     grid.add_argument(

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from eagle import assets
 from eagle.errors import InputError
 from eagle.model import tune
-from eagle.model.checkpoint import load_head
+from eagle.model.checkpoint import load_head, local_folder
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
 from eagle.model.devices import best_device
@@ -20,11 +20,13 @@ from eagle.model.drafter import Drafter
 from eagle.model.int8 import with_int8_weights
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
+from eagle.model.stored_trees import NO_TREES, StoredTrees
 from eagle.model.target import Target
 from eagle.model.tree import AUTO_TOTAL_TOKEN, Sampling, TreeShape
 from eagle.verification import RULES, Rule
 
 EOT = "<|eot_id|>"
+EAGLE_BOUNDS = {"total_token": 60, "depth": 7, "top_k": 10}
 
 
 class EaModel:
@@ -37,6 +39,7 @@ class EaModel:
         drafter: the head.
         shape: of the trees; what it says of samples holds for hybrid trees, None there is the default.
         base_model_path: where the tokenizer is, if anywhere.
+        trees: stored with the head, by kind and temperature; they come before ``shape``.
 
     Attributes:
         base_model: the ``transformers`` model.
@@ -44,8 +47,15 @@ class EaModel:
         config: the base model's configuration.
     """
 
-    def __init__(self, target: Target, drafter: Drafter, shape: TreeShape, base_model_path: str) -> None:
-        self.target, self.drafter, self.shape = target, drafter, shape
+    def __init__(
+        self,
+        target: Target,
+        drafter: Drafter,
+        shape: TreeShape,
+        base_model_path: str,
+        trees: StoredTrees = NO_TREES,
+    ) -> None:
+        self.target, self.drafter, self.shape, self.trees = target, drafter, shape, trees
         self.base_model_path = base_model_path
         self.base_model, self.ea_layer, self.config = target.model, drafter.head, target.model.config
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -56,22 +66,25 @@ class EaModel:
         use_eagle3: bool = True,
         base_model_path: str | None = None,
         ea_model_path: str | None = None,
-        total_token: int = 60,
-        depth: int = 7,
-        top_k: int = 10,
+        total_token: int | None = None,
+        depth: int | None = None,
+        top_k: int | None = None,
         sampling: Sampling | None = None,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head.
+
+        The trees are those stored with the head for the device, the kind of tree and the temperature; where one of the
+        next four arguments is given, or nothing is stored, what is not given is as in the original EAGLE code.
 
         Args:
             use_eagle3: must be true; EAGLE-1/2 heads are not supported.
             base_model_path: local directory, hub id, or the alias of an embedded pair; None with ``ea_model_path``
                 None: the embedded default pair.
             ea_model_path: local directory or hub id of the head; None only together with an embedded base model.
-            total_token: nodes of the draft tree, the root included; -1 measures what is best on this machine.
-            depth: expansions after the tree's first level.
-            top_k: children of an expanded node, and expanded nodes a level.
+            total_token: nodes of the draft tree, the root included (60); -1 measures what is best on this machine.
+            depth: expansions after the tree's first level (7).
+            top_k: children of an expanded node, and expanded nodes a level (10).
             sampling: of the hybrid trees that ``hsd=True`` drafts; None is a default.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
@@ -83,14 +96,19 @@ class EaModel:
         if not use_eagle3:
             raise InputError("use_eagle3=False (an EAGLE-1/2 head) is not supported; use an EAGLE-3 head")
         auto = total_token == AUTO_TOTAL_TOKEN
-        shape = TreeShape(tune.LARGEST if auto else total_token, depth, top_k, sampling)
+        bounds = (("total_token", tune.LARGEST if auto else total_token), ("depth", depth), ("top_k", top_k))
+        given = {name: value for name, value in bounds if value is not None}
+        shape = TreeShape(**EAGLE_BOUNDS | given, sampling=sampling)
         base_model_path, ea_model_path = assets.resolve_pair(base_model_path, ea_model_path)
         target = Target(load_base(base_model_path, **hf_kwargs))
         head = load_head(ea_model_path, target)
         with_int8_weights(head)
         if auto:
             shape = tune.tuned_shape(target, head, shape)
-        return cls(target, Drafter(head), shape, base_model_path)
+        trees = NO_TREES
+        if not given and sampling is None:
+            trees = StoredTrees.read(local_folder(ea_model_path, "the draft head"), target.device.type)
+        return cls(target, Drafter(head), shape, base_model_path, trees)
 
     def eval(self) -> EaModel:
         """The model itself, which is always in evaluation mode."""
@@ -144,8 +162,10 @@ class EaModel:
             is_llama3: ``<|eot_id|>`` also ends the text.
             hsd: hierarchical verification of hybrid trees; false is EAGLE-3: deterministic trees, token-wise.
             generator: source of randomness; None is torch's global CPU generator.
-            verifier: for ablations, another rule of ``eagle.verification.RULES``; ``hsd_published`` is lossy and warns.
-            tree: for ablations, another kind of tree (``deterministic``, ``hybrid``, ``chain``), or a shape.
+            verifier: for ablations, another rule: ``tokenwise``, ``blockwise``, ``hsd`` or ``hsd_published``, which is
+                lossy and warns.
+            tree: for ablations, another kind of tree (``deterministic``, ``hybrid``, ``chain``), or a shape, which is
+                taken as it is: one without ``sampling`` is a deterministic tree, also with ``hsd``.
 
         Returns:
             ``output_ids`` (1, length), prompt included, ending with the stop token if there was one; with ``log`` also
@@ -155,7 +175,7 @@ class EaModel:
             InputError: (a ``ValueError``) bad arguments, a rule that does not go with the tree, a prompt that leaves no
                 room, or logits with NaN.
         """
-        method = self._method(hsd, verifier, tree)
+        method = self._method(hsd, verifier, tree, temperature)
         decoding = self._decoding(
             method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
         )
@@ -176,7 +196,7 @@ class EaModel:
         tree: str | TreeShape | None = None,
     ) -> Iterator[Tensor]:
         """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after prefill and each round."""
-        method = self._method(hsd, verifier, tree)
+        method = self._method(hsd, verifier, tree, temperature)
         decoding = self._decoding(
             method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
         )
@@ -210,12 +230,15 @@ class EaModel:
             max_length: tokens at most, the prompt included.
             is_llama3: ``<|eot_id|>`` also ends the text.
             generator: source of randomness; None is torch's global CPU generator.
-            shape: bounds of the trees; None: those of the model.
+            shape: bounds of the trees; None: see ``shape_for``.
 
         Raises:
             InputError: as ``eagenerate``, with the first item.
         """
-        method = None if drafting is None else (drafting.shape(shape or self.shape), drafting.rule)
+        method = None
+        if drafting is not None:
+            bounded = drafting.shape(shape) if shape else self.shape_for(drafting, temperature)
+            method = bounded, drafting.rule
         yield from _rounds(
             self._decoding(
                 method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
@@ -253,10 +276,17 @@ class EaModel:
             raise InputError(f"is_llama3=True, but the tokenizer has no {EOT} token")
         return self.target.stop_ids | {eot}
 
-    def _method(self, hsd: bool, verifier: str | None, tree: str | TreeShape | None) -> tuple[TreeShape, Rule]:
-        shape, kind = (tree, tree.kind) if isinstance(tree, TreeShape) else (self.shape, tree)
-        method = Method.named(hsd, verifier, kind)
-        return method.shape(shape), method.rule
+    def shape_for(self, method: Method, temperature: float) -> TreeShape:
+        """The trees of a method in texts of a temperature: those stored with the head, else those of the model."""
+        return method.shape(self.trees.at(temperature, method.at(temperature).tree, self.shape))
+
+    def _method(
+        self, hsd: bool, verifier: str | None, tree: str | TreeShape | None, temperature: float
+    ) -> tuple[TreeShape, Rule]:
+        if isinstance(tree, TreeShape):
+            return tree, Method.named(hsd, verifier, tree.kind).rule
+        method = Method.named(hsd, verifier, tree)
+        return self.shape_for(method, temperature), method.rule
 
     def _decoding(
         self,

@@ -43,19 +43,22 @@ class StoredTrees:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise InputError(f"cannot understand {file}: {why}; without it a default tree is used") from error
 
-    def at(self, temperature: float, kind: str) -> TreeShape:
-        """The tree of a kind found at the temperature nearest to this one; ``DEFAULT_TREE`` if there is none."""
+    def at(self, temperature: float, kind: str, default: TreeShape = DEFAULT_TREE) -> TreeShape:
+        """The tree of a kind found at the temperature nearest to this one; ``default`` if there is none."""
         found = self.found.get(kind)
         if not found:
-            return DEFAULT_TREE
+            return default
         return found[min(found, key=lambda searched: (abs(searched - temperature), searched))]
+
+
+NO_TREES = StoredTrees()
 
 
 def store(head: Path, device: str, found: Mapping[str, Mapping[float, TreeShape]]) -> Path:
     """Put trees into a head's folder, beside those of other devices, kinds and temperatures; returns the file.
 
     Raises:
-        InputError: the file that is there cannot be understood.
+        InputError: the file that is there cannot be understood, or the folder not be written to.
     """
     before = StoredTrees.read(head, device).found
     file = head / TREE_FILE
@@ -67,7 +70,12 @@ def store(head: Path, device: str, found: Mapping[str, Mapping[float, TreeShape]
         ]
         for kind in sorted({*before, *found})
     }
-    file.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+    temporary = file.with_name(f".{file.name}")
+    try:
+        temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error}") from error
     return file
 
 

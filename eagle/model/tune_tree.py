@@ -43,6 +43,8 @@ REPEATS = 40
 LONGEST_PROMPT = 600
 # So few shapes are not worth telling apart: the search ends with a stage of at most this many.
 FINALISTS = 12
+# Values of total_token that are tried.
+SIZES = (3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 32, 40, 48, 60)
 
 
 @dataclass
@@ -208,11 +210,15 @@ def tune(argv: Sequence[str] | None) -> None:
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--write", action="store_true", help=f"store the result in the head's {TREE_FILE}")
     args = parse.parse_args(argv)
+    for name, least in (("shapes", 1), ("contexts", 1), ("largest", SIZES[0]), ("deepest", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} must be {least} or more, not {value}")
     model = load(pair_of(args))
     on_cpu = model.device.type == "cpu"
     largest = args.largest or (17 if on_cpu else 60)
     deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)
-    sizes = tuple(size for size in (3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 32, 40, 48, 60) if size <= largest)
+    sizes = tuple(size for size in SIZES if size <= largest)
     source = random.Random(args.seed)  # noqa: S311  # a reproducible search, not a secret
     _, head = assets.resolve_pair(args.base_model_path, args.ea_model_path)
     folder = local_folder(head, "the draft head")

@@ -16,6 +16,7 @@ from eagle.model import tune_tree
 from eagle.model.acceptance import Candidate, expected_lengths, union
 from eagle.model.drafter import chance
 from eagle.model.ea_model import EaModel
+from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.stored_trees import DEFAULT_TREE, StoredTrees, store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
@@ -150,6 +151,40 @@ def test_the_tree_found_at_the_nearest_temperature_is_used(pair: tuple[Path, Pat
     assert found == {0.0: greedy, 0.2: greedy, 0.3: small, 0.7: small, 0.8: large, 1.5: large}
 
 
+def test_a_model_without_bounds_drafts_the_stored_trees(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "tree.json").unlink(missing_ok=True)
+    paths = True, str(pair[0]), str(pair[1])
+    model = EaModel.from_pretrained(*paths, device_map="cpu")
+    assert model.shape_for(Method.named(hsd=False), 1.0) == TreeShape(60, 7, 10)
+    hot, cold, mixed = TreeShape(5, 1, 2), TreeShape(4, 2, 1), TreeShape(6, 1, 2, Sampling(0.1, 0.5, 1))
+    store(pair[1], "cpu", {DETERMINISTIC: {0.0: cold, 1.0: hot}, HYBRID: {1.0: mixed}})
+    model = EaModel.from_pretrained(*paths, device_map="cpu")
+    assert model.shape_for(Method.named(hsd=False), 0.9) == hot
+    assert model.shape_for(Method.named(hsd=True), 0.9) == mixed
+    for temperature, hsd, longest in ((1.0, False, 3), (1.0, True, 3), (0.0, False, 4), (0.0, True, 4)):
+        drafted = [
+            model.eagenerate(torch.tensor([[start, 1, 4]]), temperature, hsd=hsd, max_new_tokens=9, log=True)[3]
+            for start in range(3, 7)
+        ]
+        assert max(length for info in drafted for length in info["draft_length"]) == longest
+    given = EaModel.from_pretrained(*paths, depth=3, device_map="cpu")
+    assert given.shape_for(Method.named(hsd=False), 1.0) == TreeShape(60, 3, 10)
+    # A shape is taken as it is.
+    chain = TreeShape(6, 4, 1, Sampling(None, 1.0, 1, draft_temperature=0.8))
+    assert given._method(True, None, chain, 1.0)[0] == chain
+
+
+@pytest.mark.parametrize("wrong", [["--largest", "2"], ["--shapes", "0"], ["--contexts", "0"], ["--deepest", "-1"]])
+def test_a_search_of_nothing_is_explained(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune_tree.main(wrong) == 2
+    assert f"{wrong[0]} must be" in capsys.readouterr().err
+
+
+def test_a_folder_that_takes_no_trees_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot write"):
+        store(tmp_path / "none", "cpu", {DETERMINISTIC: {1.0: DEFAULT_TREE}})
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -178,7 +213,7 @@ def test_hybrid_trees_are_searched_around_the_fastest_deterministic_one() -> Non
     assert len(alike) >= 8
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"question": "x"}\n', "[1]\n"])
+@pytest.mark.parametrize("text", ["", "{", '{"text": "x"}\n', "[1]\n"])
 def test_bad_prompts_are_explained(
     pair: tuple[Path, Path], tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,30 @@ def test_greedy_equals_autoregressive(architecture: str, layout: str, tmp_path: 
     assert accepted > 10
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 0.0), (1.0, 0.0), (0.7, 0.9)])
+def test_a_seed_means_the_same_text_on_every_device(
+    device: str, temperature: float, top_p: float, llama: EaModel, llama_pair: tuple[Path, Path]
+) -> None:
+    there = load_pair(*llama_pair, device_map=device)
+    for hsd in (False, True):
+        texts = [
+            model.eagenerate(
+                PROMPT.to(model.device),
+                temperature,
+                top_p,
+                max_new_tokens=30,
+                hsd=hsd,
+                generator=torch.Generator().manual_seed(7),
+            ).tolist()
+            for model in (llama, there)
+        ]
+        assert texts[0] == texts[1]
+
+
 def target_table(model: EaModel, warper: Warper) -> Table:
     """What the stock model says after the prompt and a path of tokens, through the transformers warpers."""
     known: dict[Path_, torch.Tensor] = {}

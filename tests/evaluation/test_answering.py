@@ -19,6 +19,7 @@ from eagle.evaluation.answer import turn_seed
 from eagle.model.stored_trees import store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import lines, without_times
+from tests.signals import interruptible
 from tests.tiny import make_chat_pair
 
 PROGRAM = "eagle.evaluation.gen_ea_answer_llama3chat"
@@ -246,7 +247,7 @@ def test_a_larger_range_adds_to_the_same_files(pair: tuple[Path, Path], question
 
 def test_ctrl_c_ends_cleanly(pair: tuple[Path, Path], questions: Path) -> None:
     command = [sys.executable, "-m", PROGRAM, *arguments(pair, questions, "--num-choices", "20")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     answers = Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl")
     while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= 1):
         time.sleep(0.005)

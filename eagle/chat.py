@@ -218,9 +218,8 @@ def talk(argv: Sequence[str] | None) -> None:
     add_chat_arguments(parse)
     args = parse.parse_args(argv)
     settings = settings_of(args)
-    for file in (sys.stdin, sys.stdout):
-        if isinstance(file, io.TextIOWrapper):
-            file.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     with contextlib.suppress(ImportError):
         # Lets input() edit lines and remember them.
         import readline  # noqa: F401

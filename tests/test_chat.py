@@ -16,6 +16,7 @@ import pytest
 from eagle import chat
 from eagle.application.streaming import OWN, Piece
 from tests.application.endless import ENDLESS, make_endless_pair
+from tests.signals import interruptible
 from tests.tiny import make_chat_pair
 
 PATIENCE = 300
@@ -40,6 +41,7 @@ def terminal(tmp_path: Path) -> Iterator[pexpect.spawn]:
         encoding="utf-8",
         timeout=PATIENCE,
         dimensions=(40, 200),
+        preexec_fn=interruptible,
     )
     yield child
     child.close(force=True)

@@ -60,7 +60,14 @@ def build(service: Service) -> gr.Blocks:
                 side_by_side = gr.Checkbox(
                     label="Side by side", info="With autoregressive decoding of the same prompt", elem_id="side"
                 )
-                temperature = gr.Slider(0, 2, default.temperature, step=0.05, label="Temperature", info="0 is greedy")
+                temperature = gr.Slider(
+                    0,
+                    max(2, default.temperature),
+                    default.temperature,
+                    step=0.05,
+                    label="Temperature",
+                    info="0 is greedy",
+                )
                 top_p = gr.Slider(0, 1, default.top_p, step=0.01, label="Top-p", info="0 and 1 are off")
                 longest = gr.Slider(
                     1, max(2048, default.max_new_tokens), default.max_new_tokens, step=1, label="New tokens at most"

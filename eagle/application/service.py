@@ -56,39 +56,43 @@ class Service:
     Attributes:
         chat_model: the pair.
         settings: where a message's own say nothing.
-        running: of each session whose message is being answered, or waits for it, what stops it.
+        announced: of each session whose message is not being answered yet, what stops it.
+        running: of each session whose message is being answered, or waits for the model, what stops it.
         thread: where the model runs.
     """
 
     chat_model: ChatModel
     settings: ChatSettings
+    announced: dict[str, threading.Event] = field(default_factory=dict)
     running: dict[str, threading.Event] = field(default_factory=dict)
     thread: ModelThread = field(default_factory=ModelThread)
 
     def begin(self, session: str) -> None:
-        """Announce a message of a session.
+        """Announce a message of a session; it takes the place of one whose answer was never asked for.
 
         Raises:
             InputError: the one before it has not been answered yet.
         """
         if session in self.running:
             raise InputError("the answer before this one is still being written: stop it, or wait")
-        self.running[session] = threading.Event()
+        self.announced[session] = threading.Event()
 
     def stop(self, session: str) -> None:
         """End the answer to a session's message, after the round it is in."""
-        if session in self.running:
-            self.running[session].set()
+        for sessions in (self.announced, self.running):
+            if session in sessions:
+                sessions[session].set()
 
     def leave(self, session: str) -> None:
         """Forget a session that is gone, and end its answer."""
         self.stop(session)
+        self.announced.pop(session, None)
         self.running.pop(session, None)
 
     def close(self) -> None:
         """End all answers."""
-        for stopped in list(self.running.values()):
-            stopped.set()
+        for session in [*self.announced, *self.running]:
+            self.stop(session)
         self.thread.close()
 
     def answer(
@@ -106,9 +110,10 @@ class Service:
         Yields:
             What the running turn looks like, again and again; at last the conversation with it, or why it failed.
         """
-        stopped = self.running.get(session)
+        stopped = self.announced.pop(session, None)
         if stopped is None:
             return
+        self.running[session] = stopped
         try:
             yield from self._answer(message, talk, replace(self.settings, **choices), side_by_side, stopped)
         except InputError as error:

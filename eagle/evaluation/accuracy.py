@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import re
 import sys
@@ -22,8 +21,8 @@ from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.bench import GSM8K, add_bench_arguments, question_file
 from eagle.evaluation.lines import parse_answer, read_lines
-from eagle.evaluation.records import RunFiles
 from eagle.evaluation.report import Member, read_members
+from eagle.evaluation.runs import Run
 from eagle.evaluation.summary import Estimate
 from eagle.evaluation.tables import Table, estimate
 from eagle.program import run_program
@@ -170,16 +169,12 @@ def table(members: Sequence[Member], accuracies: Sequence[Accuracy]) -> Table:
     )
 
 
-def _note_other_questions(files: RunFiles, questions: Path) -> None:
+def _note_other_questions(run: Run, questions: Path) -> None:
     """Question files count from 0 alike: answers to one give no error with another, only wrong figures."""
-    try:
-        answered = json.loads(files.run.read_text(encoding="utf-8"))["settings"]["questions_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if answered != hashlib.sha256(questions.read_bytes()).hexdigest():
+    if run.about.questions not in (None, hashlib.sha256(questions.read_bytes()).hexdigest()):
         print(
-            f"note: {files.answers} was answered from another file than {questions}; ACC holds only if the questions "
-            "are the same",
+            f"note: {run.files.answers} was answered from another file than {questions}; ACC holds only if the "
+            "questions are the same",
             file=sys.stderr,
         )
 
@@ -198,12 +193,13 @@ def report(argv: Sequence[str] | None) -> None:
     parse.add_argument("answers", nargs="+", type=Path, metavar="ANSWERS", help="file of a run, or folder with runs")
     add_bench_arguments(parse, default=GSM8K)
     args = parse.parse_args(argv)
+    # Before the questions, which may have to be fetched.
+    members = read_members(args.answers)
     file = question_file(args)
     questions = {question.question_id: question for question in load_questions(file)}
-    members = read_members(args.answers, None, None, {})
     accuracies = []
     for member in members:
-        _note_other_questions(member.run.files, file)
+        _note_other_questions(member.run, file)
         try:
             accuracies.append(accuracy(read_texts(member), questions))
         except InputError as error:

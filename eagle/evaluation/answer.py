@@ -71,13 +71,16 @@ class Answerer:
         tree: bounds of the method's trees.
         settings: how.
         model_id: name in the answers.
+        head_sha256: of the head's weights.
 
     Raises:
         InputError: the tokenizer has no chat template.
     """
 
-    def __init__(self, model: EaModel, tree: TreeShape, settings: AnswerSettings, model_id: str) -> None:
-        self.model, self.settings, self.model_id = model, settings, model_id
+    def __init__(
+        self, model: EaModel, tree: TreeShape, settings: AnswerSettings, model_id: str, head_sha256: str
+    ) -> None:
+        self.model, self.settings, self.model_id, self.head_sha256 = model, settings, model_id, head_sha256
         self.tree = None if settings.drafting is None else settings.drafting.shape(tree)
         self.tokenizer = model.get_tokenizer()
         require_chat_template(self.tokenizer, model.base_model_path)
@@ -87,7 +90,7 @@ class Answerer:
         target = self.model.target
         facts: Record = {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
         if self.tree is not None:
-            facts["tree"] = asdict(self.tree.at(self.settings.temperature))
+            facts |= {"ea_model_sha256": self.head_sha256, "tree": asdict(self.tree.at(self.settings.temperature))}
         return facts
 
     def warm_up(self, question: Question) -> None:

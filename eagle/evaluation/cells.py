@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from eagle.errors import InputError
 from eagle.evaluation.answer import AnswerSettings
 from eagle.evaluation.records import Record, RunFiles
 from eagle.loading import ModelChoice
+from eagle.model.checkpoint import local_folder
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC
@@ -116,6 +118,21 @@ def described(cell: Cell, questions_sha256: str) -> Record:
         "questions_sha256": questions_sha256,
         **asdict(settings),
     }
+
+
+def head_sha256(choice: ModelChoice) -> str:
+    """SHA-256 of the weights of a pair's head: training again puts another head at the same path.
+
+    Raises:
+        InputError: there is no such head.
+    """
+    _, head = assets.resolve_pair(choice.base_model_path, choice.ea_model_path)
+    folder = local_folder(head, "the draft head")
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with file.open("rb") as source:
+            hashlib.file_digest(source, lambda: digest)
+    return digest.hexdigest()
 
 
 def _model_id(args: argparse.Namespace, settings: AnswerSettings) -> str:

@@ -18,6 +18,7 @@ from eagle.errors import InputError
 from eagle.evaluation.lines import read_lines
 from eagle.evaluation.naming import about
 from eagle.evaluation.records import RunFiles
+from eagle.evaluation.runs import answers_beside, find_run
 from eagle.program import run_program
 
 # Characters shown before and after the place where two texts part.
@@ -48,14 +49,25 @@ class Parting:
     second: str | None
 
 
+def answers_of(path: Path) -> Path:
+    """The answers that a path names: those of the run whose file it is, or that is alone in a folder.
+
+    Raises:
+        InputError: a folder without runs or with several.
+    """
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return find_run(path) if folder else answers_beside(path)
+
+
 def read_texts(file: Path) -> _Texts:
     """The turns of every choice of an answers file, by question and choice.
 
     Raises:
-        InputError: no such file, or no answers in it.
+        InputError: it cannot be read, or there are no answers in it.
     """
-    if not file.is_file():
-        raise InputError(f"{file}: no such file of answers")
     lines, _ = read_lines(file, _turns)
     texts = {key: turns for line in lines if line is not None for key, turns in line.items()}
     if not texts:
@@ -117,20 +129,21 @@ def compare_texts(argv: Sequence[str] | None) -> bool:
         description="Are the answers of two runs the same text? Exit status 0 if they are, 1 if not.",
         allow_abbrev=False,
     )
-    parse.add_argument("a", type=Path, metavar="A", help="file of answers")
+    parse.add_argument("a", type=Path, metavar="A", help="file of answers, any file of a run, or a folder with one run")
     parse.add_argument("b", type=Path, metavar="B", help="another one")
     args = parse.parse_args(argv)
-    first, second = read_texts(args.a), read_texts(args.b)
+    files = [answers_of(path) for path in (args.a, args.b)]
+    first, second = map(read_texts, files)
     both = [key for key in first if key in second]
     if not both:
-        raise InputError(f"{args.a} and {args.b}: no question is in both, nothing to compare")
-    sampled = [file for file in (args.a, args.b) if about(RunFiles.beside(file)).temperature]
+        raise InputError(f"{files[0]} and {files[1]}: no question is in both, nothing to compare")
+    sampled = [file for file in files if about(RunFiles.beside(file)).temperature]
     if sampled:
         print(f"{sampled[0]}: its temperature is above 0, so its text is one of many", file=sys.stderr)
     partings = [found for key in both if (found := parting(key, first[key], second[key]))]
     for found in partings:
         print(_shown(found))
-    for file, mine, theirs in ((args.a, first, second), (args.b, second, first)):
+    for file, mine, theirs in ((files[0], first, second), (files[1], second, first)):
         alone = [key[0] for key in mine if key not in theirs]
         if alone:
             print(f"only in {file}: {len(alone)} answers, the first to question {alone[0]}")

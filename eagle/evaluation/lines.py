@@ -23,6 +23,8 @@ Ints = NDArray[np.int64]
 # Of each file so many bad lines are named; that there are more is said.
 NAMED = 5
 COUNTS = ("accept_length", "draft_length")
+# No path of a draft tree is so long.
+LONGEST = 10_000
 TIMES = ("tree_time", "eval_time", "update_time")
 _Line = TypeVar("_Line")
 
@@ -157,6 +159,8 @@ def parse_info(record: dict[str, Any]) -> Info:
         rounds[key] = _numbers(list(chain.from_iterable(record[key])), key, whole=key in COUNTS)
     if (rounds["accept_length"] >= rounds["draft_length"]).any():
         raise ValueError("'accept_length' is not below 'draft_length'")
+    if (rounds["draft_length"] > LONGEST).any():
+        raise ValueError(f"'draft_length' is above {LONGEST}")
     first_draft_time = None
     if "draft_time" in record:
         first_draft_time = float(sum(turn[0] for turn in record["draft_time"] if turn))
@@ -210,6 +214,8 @@ def _numbers(values: list[Any], key: str, whole: bool) -> NDArray[Any]:
         raise ValueError(f"'{key}' holds something other than {expected}") from None
     if array.ndim != 1 or array.dtype.kind not in ("iu" if whole else "iuf"):
         raise ValueError(f"'{key}' holds something other than {expected}")
+    array = array.astype(np.int64 if whole else np.float64)
+    # Above 2^63, too, a whole number is below 0 now.
     if not (array >= 0).all():
-        raise ValueError(f"'{key}' holds something below 0")
-    return array.astype(np.int64 if whole else np.float64)
+        raise ValueError(f"'{key}' holds something below 0, or too large")
+    return array

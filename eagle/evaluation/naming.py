@@ -6,8 +6,8 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from eagle.evaluation.records import RunFiles
@@ -18,6 +18,9 @@ LABELS = {BASELINE: "autoregressive", "ea": "EAGLE-3", "ea_hsd": "HSD"}
 # The kinds of tree and rules behind two of these names; see eagle.model.method.
 USUAL = {("deterministic", "tokenwise"): "ea", ("hybrid", "hsd"): "ea_hsd"}
 NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+# What a settings file tells of where a run was timed.
+TIMED_WITH = ("device", "dtype", "load_in_8bit")
+TIMED_ON = ("device_name", "platform", "threads", "torch")
 STEM = re.compile(rf"(?P<model>.+)-temperature-(?P<temperature>{NUMBER})(?:-top_p-(?P<top_p>{NUMBER}))?_(?P<method>.+)")
 
 
@@ -30,12 +33,16 @@ class About:
         method: how the file name ends: ``baseline``, ``ea``, ``ea_hsd``, ``ea_<tree>_<verifier>``.
         temperature: of sampling; None where nothing tells.
         top_p: of sampling, 1 is off.
+        questions: SHA-256 of the file of questions; None where nothing tells.
+        timed: what speed depends on beside the method, as far as it is known.
     """
 
     model: str
     method: str
     temperature: float | None
     top_p: float
+    questions: str | None = None
+    timed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
@@ -66,25 +73,35 @@ def about(files: RunFiles) -> About:
     """
     stem = files.answers.name.removesuffix(".jsonl")
     found = STEM.fullmatch(stem)
-    settings = _settings(files)
+    settings, environment = _recorded(files)
     method = _method(settings) or (found["method"] if found else stem)
+    questions = settings.get("questions_sha256")
     return About(
         model=found["model"] if found else stem,
         method=method,
         temperature=_number(settings, "temperature", float(found["temperature"]) if found else None),
         top_p=_number(settings, "top_p", float(found["top_p"]) if found and found["top_p"] else None) or 1.0,
+        questions=questions if isinstance(questions, str) else None,
+        timed={
+            key: part[key]
+            for part, keys in ((settings, TIMED_WITH), (environment, TIMED_ON))
+            for key in keys
+            if key in part
+        },
     )
 
 
-def _settings(files: RunFiles) -> dict[str, Any]:
+def _recorded(files: RunFiles) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and environment."""
     try:
-        settings = json.loads(files.run.read_text(encoding="utf-8"))["settings"]
+        run = json.loads(files.run.read_text(encoding="utf-8"))
+        settings, environment = run["settings"], run.get("environment")
     except FileNotFoundError:
-        return {}
+        return {}, {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{files.run}: not the settings of a run ({error!r}); going by the file name", file=sys.stderr)
-        return {}
-    return settings if isinstance(settings, dict) else {}
+        return {}, {}
+    return settings if isinstance(settings, dict) else {}, environment if isinstance(environment, dict) else {}
 
 
 def _method(settings: dict[str, Any]) -> str | None:

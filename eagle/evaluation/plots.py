@@ -160,6 +160,11 @@ def _picture(
     return figure
 
 
+def _shown(label: str) -> str:
+    """A label as itself: matplotlib hides those that begin with an underscore, and sets dollars as mathematics."""
+    return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
 def _height(members: Sequence[Member]) -> float:
     """Inches of a picture with a bar for each run."""
     return 1.1 + 0.42 * len(members)
@@ -180,7 +185,7 @@ def _accepted(axes: Axes, members: Sequence[Member], styles: dict[str, Style]) -
             marker=style.marker,
             markersize=5,
             color=style.colour,
-            label=member.label if mean is None else f"{member.label}: {mean.value:.2f} a round",
+            label=_shown(member.label if mean is None else f"{member.label}: {mean.value:.2f} a round"),
         )
     axes.set_xticks(range(0, longest + 1, math.ceil(longest / 12)))
     axes.set_ylim(0.0, 1.03)
@@ -202,7 +207,7 @@ def _depth(axes: Axes, members: Sequence[Member], styles: dict[str, Style]) -> N
             marker=style.marker,
             markersize=5,
             color=style.colour,
-            label=member.label,
+            label=_shown(member.label),
         )
         axes.fill_between(
             depths,
@@ -222,13 +227,21 @@ def _against_temperature(members: Sequence[Member], name: str, what: str, styles
     """Lines over temperature; bars where all runs have the same one."""
     if len({member.run.about.temperature for member in members} - {None}) < 2:
         return _picture(lambda axes: _bars(axes, members, name, what, styles), 0, height=_height(members), grid="x")
-    series: dict[tuple[str, str, float, Path], list[Member]] = {}
+    series: dict[tuple[str, float, str, Path], list[Member]] = {}
     for member in members:
-        run = member.run.about
-        if run.temperature is not None:
-            key = (run.method, run.model, run.top_p, member.run.files.answers.parent)
-            series.setdefault(key, []).append(member)
+        if member.run.about.temperature is not None:
+            series.setdefault((member.run.about.method, *_variant(member)), []).append(member)
+    for (method, _, model, folder), of_series in series.items():
+        # At temperature 0 top_p changes nothing: what was answered there with top_p off belongs to every line.
+        if all(member.run.about.temperature for member in of_series):
+            off = series.get((method, -1.0, model, folder), [])
+            of_series += [member for member in off if member.run.about.temperature == 0.0]
     return _picture(lambda axes: _lines(axes, list(series.values()), name, what, styles), len(series))
+
+
+def _variant(member: Member) -> tuple[float, str, Path]:
+    """What tells the runs of one method and temperature apart; those without top_p come first."""
+    return -member.run.about.top_p, member.run.about.model, member.run.files.answers.parent
 
 
 def _bars(axes: Axes, members: Sequence[Member], name: str, what: str, styles: dict[str, Style]) -> None:
@@ -245,7 +258,7 @@ def _bars(axes: Axes, members: Sequence[Member], name: str, what: str, styles: d
                 ecolor=INK,
                 capsize=3,
             )
-    axes.set_yticks(range(len(members)), [member.label for member in members])
+    axes.set_yticks(range(len(members)), [_shown(member.label) for member in members])
     axes.invert_yaxis()
     axes.set_xlim(left=0.0)
     axes.set_xlabel(what)
@@ -255,6 +268,7 @@ def _lines(axes: Axes, series: Sequence[Sequence[Member]], name: str, what: str,
     temperatures = sorted({member.run.about.temperature or 0.0 for members in series for member in members})
     closest = min(later - earlier for earlier, later in pairwise(temperatures))
     names = _series_names(series)
+    variants = sorted({_variant(members[0]) for members in series})
     for place, (members, label) in enumerate(zip(series, names, strict=True)):
         figures = {member.run.about.temperature or 0.0: member.summary.figures[name] for member in members}
         known = [(at, figure) for at, figure in sorted(figures.items()) if figure is not None]
@@ -266,11 +280,12 @@ def _lines(axes: Axes, series: Sequence[Sequence[Member]], name: str, what: str,
             [at + aside for at, _ in known],
             [figure.value for _, figure in known],
             yerr=[[below for below, _ in reaches], [above for _, above in reaches]],
+            linestyle=LINES[variants.index(_variant(members[0])) % len(LINES)],
             marker=style.marker,
             markersize=5,
             color=style.colour,
             capsize=3,
-            label=label,
+            label=_shown(label),
         )
     axes.set_xticks(temperatures, [f"{temperature:g}" for temperature in temperatures])
     axes.set_ylim(bottom=0.0)
@@ -312,7 +327,7 @@ def _time(members: Sequence[Member]) -> Figure:
             ]
             axes.barh(range(len(members)), widths, left=ends, height=0.62, color=PHASES[phase], label=phase)
             ends = [end + width for end, width in zip(ends, widths, strict=True)]
-        axes.set_yticks(range(len(members)), [member.label for member in members])
+        axes.set_yticks(range(len(members)), [_shown(member.label) for member in members])
         axes.invert_yaxis()
         axes.set_xlabel("milliseconds a new token")
 

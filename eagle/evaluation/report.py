@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from eagle.errors import InputError
-from eagle.evaluation.naming import about, labels
-from eagle.evaluation.records import RunFiles
-from eagle.evaluation.runs import Run, find_runs, read_run
+from eagle.evaluation.naming import labels
+from eagle.evaluation.pairing import note_other_machine, require_same_questions, same_questions
+from eagle.evaluation.runs import Run, find_run, only_rounds, read_runs
 from eagle.evaluation.summary import Compared, Estimate, Summary, Sums, compare, in_common, summarise
 from eagle.evaluation.tables import INTERVALS, Table, comparison_table, depth_table, summary_table, time_table
 
@@ -37,7 +37,7 @@ class Member:
 
     def by_category(self) -> dict[str, Summary]:
         """Its figures for each category."""
-        baselines = self.baseline.by_category() if self.baseline else {}
+        baselines = in_common(self.sums, self.baseline)[1].by_category() if self.baseline else {}
         return {
             category: summarise(sums, baselines.get(category)) for category, sums in self.sums.by_category().items()
         }
@@ -62,8 +62,10 @@ class Comparison:
         """Compare two runs.
 
         Raises:
-            InputError: no question is in both.
+            InputError: no question is in both, or they answer different files of questions.
         """
+        require_same_questions(first.run, second.run)
+        note_other_machine(first.run, second.run)
         sums = in_common(first.sums, second.sums)
         questions = len(sums[0].questions)
         if not questions:
@@ -85,29 +87,33 @@ def read_members(
 ) -> list[Member]:
     """Read runs and sum them up.
 
-    A run's baseline is the one given, or else an autoregressive run among them of the same model, temperature and
-    top_p, in the same folder if there is more than one.
+    A run's baseline is the one given, or else an autoregressive run among them of the same questions, model,
+    temperature and top_p, in the same folder if there is more than one.
 
     Args:
-        paths: files or folders, see ``find_runs``.
-        baseline: any file of the baseline of all runs; it comes first.
+        paths: files or folders, see ``read_runs``.
+        baseline: any file of the baseline of all runs, or a folder with nothing else; it comes first.
         gamma: keep only rounds of this draft length, and no autoregressive run.
         categories: of questions, where the runs do not tell.
 
     Raises:
-        InputError: as ``find_runs`` and ``read_run``; only autoregressive runs with ``gamma``.
+        InputError: as ``read_runs``; only autoregressive runs with ``gamma``; a given baseline of other questions.
     """
-    found = find_runs([*([baseline] if baseline else []), *paths])
+    read = read_runs([*([find_run(baseline)] if baseline else []), *paths])
+    runs = [run.with_categories(categories or {}) for run in read]
     if gamma is not None:
-        found = [file for file in found if not about(RunFiles.beside(file)).is_baseline]
-        if not found:
+        runs = [only_rounds(run, gamma) for run in runs if not run.about.is_baseline]
+        if not runs:
             raise InputError("--gamma: there are only autoregressive runs, which draft nothing")
-    runs = [read_run(file, gamma).with_categories(categories or {}) for file in found]
     sums = [Sums.of(run) for run in runs]
     names = labels([(run.files, run.about) for run in runs])
     members = []
     for run, summed, name in zip(runs, sums, names, strict=True):
+        if baseline:
+            require_same_questions(runs[0], run)
         beside = runs[0] if baseline else _baseline_of(run, runs)
+        if beside is not None:
+            note_other_machine(run, beside)
         compared = None if beside is None else sums[runs.index(beside)]
         members.append(Member(name, run, summed, compared, summarise(summed, compared)))
     return members
@@ -118,6 +124,7 @@ def _baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
         other
         for other in runs
         if other.about.is_baseline
+        and same_questions(run, other)
         and (other.about.model, other.about.temperature, other.about.top_p)
         == (run.about.model, run.about.temperature, run.about.top_p)
     ]

@@ -95,40 +95,76 @@ class Run:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The answers files of the runs that paths name.
+def find_runs(path: Path) -> list[Path]:
+    """The answers files of the runs that a path names.
 
     Args:
-        paths: answers, info or run files of a run, or folders, which are searched with all folders in them.
+        path: answers, info or run file of a run, or a folder, which is searched with all folders in it; what is only
+            a part of a run there is named on standard error and left out.
 
     Returns:
-        Each run once, in the order of the paths; within a folder by model, temperature and method.
+        Those of a folder by model, temperature and method.
 
     Raises:
         InputError: nothing there, a folder without runs, or a file without the other one of its run.
     """
-    found = [answers for path in paths for answers in (_in_folder(path) if path.is_dir() else [_named(path)])]
-    once: dict[Path, Path] = {}
-    for file in found:
-        once.setdefault(file.resolve(), file)
-    return list(once.values())
+    try:
+        return _in_folder(path) if path.is_dir() else [_named(path)]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def find_run(path: Path) -> Path:
+    """The answers file of the one run that a path names, see ``find_runs``.
+
+    Raises:
+        InputError: as ``find_runs``; a folder with several runs.
+    """
+    found = find_runs(path)
+    if len(found) > 1:
+        raise InputError(f"{path}: {len(found)} runs are in this folder; name a file of the one that is meant")
+    return found[0]
+
+
+def answers_beside(path: Path) -> Path:
+    """The answers file of the run that a file belongs to, by its name alone."""
+    for end in (INFO, RUN):
+        if path.name.endswith(end):
+            return path.with_name(path.name.removesuffix(end) + ".jsonl")
+    return path
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    infos = sorted(folder.rglob(f"*{INFO}"))
-    answers = [info.with_name(info.name.removesuffix(INFO) + ".jsonl") for info in infos]
-    complete = [file for file in answers if file.is_file() and file.stat().st_size > 0]
+    infos = set(folder.rglob(f"*{INFO}"))
+    others = set(folder.rglob("*.jsonl")) - infos
+    lone = [file for file in others if RunFiles.beside(file).info not in infos and _holds_answers(file)]
+    complete = []
+    for file in sorted([*infos, *lone]):
+        try:
+            complete.append(_named(file))
+        except InputError as error:
+            _say_left_out(error)
     if not complete:
         raise InputError(f"{folder}: no runs there (a run is a file of answers NAME.jsonl and NAME{INFO} beside it)")
     # As they are compared: a temperature together, the baseline first.
     return sorted(complete, key=lambda file: (file.parent, about(RunFiles.beside(file)).order, file.name))
 
 
+def _holds_answers(file: Path) -> bool:
+    """Whether it begins as answers do; folders of runs hold questions, too."""
+    try:
+        with file.open("rb") as source:
+            return b'"choices"' in source.readline(4096)
+    except OSError:
+        return False
+
+
+def _say_left_out(error: InputError) -> None:
+    print(f"{error}; left out", file=sys.stderr)
+
+
 def _named(path: Path) -> Path:
-    name = path.name
-    if name.endswith((INFO, RUN)):
-        name = name.removesuffix(INFO).removesuffix(RUN) + ".jsonl"
-    files = RunFiles.beside(path.with_name(name))
+    files = RunFiles.beside(answers_beside(path))
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     for file in (files.answers, files.info):
@@ -144,17 +180,45 @@ def _named(path: Path) -> Path:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def read_run(path: Path, gamma: int | None = None) -> Run:
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read the runs that paths name, each once and in their order.
+
+    What cannot be read as a run is an error where it was named itself; in a folder it is named on standard error and
+    left out.
+
+    Args:
+        paths: see ``find_runs``.
+
+    Raises:
+        InputError: as ``find_runs`` and ``read_run``; a folder of which nothing is left.
+    """
+    runs: dict[Path, Run] = {}
+    for path in paths:
+        left = 0
+        for file in find_runs(path):
+            try:
+                if file.resolve() not in runs:
+                    runs[file.resolve()] = read_run(file)
+                left += 1
+            except InputError as error:
+                if not path.is_dir():
+                    raise
+                _say_left_out(error)
+        if not left:
+            raise InputError(f"{path}: none of its runs can be read")
+    return list(runs.values())
+
+
+def read_run(path: Path) -> Run:
     """Read a run; what is malformed or incomplete is named on standard error and left out.
 
     Args:
-        path: any of its files.
-        gamma: keep only rounds whose ``draft_length`` is this.
+        path: any of its files, or a folder with one run.
 
     Raises:
-        InputError: no such run, no complete question in it, or no round of that draft length.
+        InputError: as ``find_run``; no complete question in it.
     """
-    files = RunFiles.beside(_named(path))
+    files = RunFiles.beside(find_run(path))
     answers, bad_answers = read_lines(files.answers, parse_answer)
     infos, bad_infos = read_lines(files.info, parse_info)
     skipped = bad_answers + bad_infos
@@ -163,8 +227,7 @@ def read_run(path: Path, gamma: int | None = None) -> Run:
     complete = _by_question(_matched(files, answers, infos))
     if not complete:
         raise InputError(f"{files.answers}: no question with both its answer and its info ({files.info.name})")
-    run = _assembled(files, complete, skipped)
-    return run if gamma is None else _only(run, gamma)
+    return _assembled(files, complete, skipped)
 
 
 def _matched(
@@ -271,7 +334,16 @@ def _assembled(files: RunFiles, complete: _Complete, skipped: int) -> Run:
     )
 
 
-def _only(run: Run, gamma: int) -> Run:
+def only_rounds(run: Run, gamma: int) -> Run:
+    """The same with only the rounds of one draft length.
+
+    Args:
+        run: a run.
+        gamma: the draft length, the root included.
+
+    Raises:
+        InputError: it has none of these.
+    """
     kept = run.draft_length == gamma
     if not kept.any():
         there = ", ".join(map(str, np.unique(run.draft_length)))

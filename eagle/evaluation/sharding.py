@@ -13,7 +13,7 @@ from typing import Any
 from eagle.data.questions import Question
 from eagle.errors import InputError
 from eagle.evaluation.answer import Answered, Answerer
-from eagle.evaluation.cells import Cell
+from eagle.evaluation.cells import Cell, head_sha256
 from eagle.evaluation.records import Record
 from eagle.loading import load_with_trees
 from eagle.model.devices import best_device
@@ -47,8 +47,10 @@ class OneModel:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         model, self._trees = load_with_trees([cell.choice for cell in cells])
+        head = head_sha256(cells[0].choice)
         self._answerers = [
-            Answerer(model, tree, cell.settings, cell.model_id) for cell, tree in zip(cells, self._trees, strict=True)
+            Answerer(model, tree, cell.settings, cell.model_id, head)
+            for cell, tree in zip(cells, self._trees, strict=True)
         ]
 
     def facts(self) -> list[Record]:

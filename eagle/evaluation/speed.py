@@ -15,6 +15,7 @@ from pathlib import Path
 from eagle.data.questions import load_questions
 from eagle.errors import InputError
 from eagle.evaluation.naming import labels
+from eagle.evaluation.pairing import note_other_machine, require_same_questions
 from eagle.evaluation.runs import read_run
 from eagle.evaluation.summary import Sums, in_common, summarise
 from eagle.evaluation.tables import INTERVALS, Table, estimate, number
@@ -39,9 +40,9 @@ def speed_table(run: Sums, baseline: Sums) -> Table:
 
     Args:
         run: of a run.
-        baseline: of the baseline, on the same questions in the same order.
+        baseline: of the baseline, on the same questions in the same order, see ``in_common``.
     """
-    mine, theirs = tasks(run).by_category(), tasks(replace(baseline, categories=run.categories)).by_category()
+    mine, theirs = tasks(run).by_category(), tasks(baseline).by_category()
     rows = []
     for name, (ours, base) in {
         **{category: (mine[category], theirs[category]) for category in mine},
@@ -74,14 +75,16 @@ def speed(argv: Sequence[str] | None) -> None:
         description="Speed-up of a run over its baseline, by category and overall.",
         allow_abbrev=False,
     )
-    parse.add_argument("file", type=Path, metavar="FILE", help="any file of a run")
-    parse.add_argument("baseline", type=Path, metavar="BASELINE", help="any file of an autoregressive run")
+    parse.add_argument("file", type=Path, metavar="FILE", help="any file of a run, or a folder with nothing else")
+    parse.add_argument("baseline", type=Path, metavar="BASELINE", help="the same of an autoregressive run")
     parse.add_argument("--question-file", type=Path, help="questions whose categories the runs do not tell")
     args = parse.parse_args(argv)
     categories = {}
     if args.question_file is not None:
         categories = {question.question_id: question.category for question in load_questions(args.question_file)}
     runs = [read_run(file).with_categories(categories) for file in (args.file, args.baseline)]
+    require_same_questions(*runs)
+    note_other_machine(*runs)
     mine, theirs = in_common(Sums.of(runs[0]), Sums.of(runs[1]))
     if not mine.questions:
         raise InputError(f"{args.file} and {args.baseline}: no question is in both, nothing to compare")

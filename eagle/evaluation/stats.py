@@ -16,7 +16,7 @@ from pathlib import Path
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.report import Comparison, Member, data, notes, read_members, rows, tables
-from eagle.evaluation.runs import find_runs
+from eagle.evaluation.runs import find_run
 from eagle.program import run_program
 
 BY = ("category", "depth", "time")
@@ -103,15 +103,14 @@ def stats(argv: Sequence[str] | None) -> None:
         raise InputError("--gamma does not go with --baseline: tokens/s cannot be split by rounds")
     if pair and args.format == "csv":
         raise InputError("--format csv holds one table of runs; for --compare take --format json, table or md")
-    for path in (*pair, *([args.baseline] if args.baseline else [])):
-        if path.is_dir():
-            raise InputError(f"--compare and --baseline take runs, and {path} is a folder: name a file of the run")
     questions = {question.question_id: question for question in _questions(args.question_file)}
     categories = {question_id: question.category for question_id, question in questions.items()}
+    pair = [find_run(path) for path in pair]
     members = read_members([*args.paths, *pair], args.baseline, args.gamma, categories)
     if "category" in args.by and not any(any(member.run.categories) for member in members):
         raise InputError("--by category: the runs do not tell their questions' categories; --question-file FILE does")
     comparison = _comparison(members, pair) if pair else None
+    _say_what_is_missing(members, args.by, comparison)
     print(FORMATS[args.format](members, args.by, comparison), flush=True)
     if args.plot is not None:
         # Only here: matplotlib takes longer to load than all of the above.
@@ -130,11 +129,21 @@ def _questions(file: Path | None) -> list[Question]:
 
 def _comparison(members: Sequence[Member], pair: Sequence[Path]) -> Comparison:
     by_file = {member.run.files.answers.resolve(): member for member in members}
-    files = [find_runs([path])[0].resolve() for path in pair]
+    files = [path.resolve() for path in pair]
     absent = [file for file in files if file not in by_file]
     if absent:
         raise InputError(f"--compare: {absent[0]} is an autoregressive run, which --gamma leaves out")
     return Comparison.of(by_file[files[0]], by_file[files[1]])
+
+
+def _say_what_is_missing(members: Sequence[Member], by: Sequence[str], comparison: Comparison | None) -> None:
+    """Why there is no table, or an empty one, where one was asked for."""
+    if "depth" in by and not any(member.summary.depths for member in members):
+        print("--by depth: there are only autoregressive runs, which draft nothing", file=sys.stderr)
+    if "time" in by and not any(member.summary.phases for member in members):
+        print("--by time: the rounds that --gamma keeps are not all of a turn, and its time is one", file=sys.stderr)
+    if comparison is not None and not comparison.figures:
+        print("--compare: on the questions of both, one has no rounds of that draft length", file=sys.stderr)
 
 
 def _written(place: Path, write: Callable[[], Sequence[Path]]) -> None:

@@ -8,7 +8,7 @@ alike. Two runs on the same questions are compared on the same draws of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -245,10 +245,11 @@ class Compared:
 
 
 def in_common(first: Sums, second: Sums) -> tuple[Sums, Sums]:
-    """Both runs on the questions that both have, in the first one's order."""
+    """Both runs on the questions that both have, in the first one's order and by the first one's categories."""
     places = {question: row for row, question in enumerate(second.questions)}
     rows = [row for row, question in enumerate(first.questions) if question in places]
-    return first.take(rows), second.take([places[first.questions[row]] for row in rows])
+    mine, theirs = first.take(rows), second.take([places[first.questions[row]] for row in rows])
+    return mine, replace(theirs, categories=mine.categories)
 
 
 def compare(first: Sums, second: Sums) -> dict[str, Compared]:

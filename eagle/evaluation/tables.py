@@ -92,7 +92,7 @@ def summary_table(title: str, summaries: Mapping[str, Summary], first: str = "ru
         if timed:
             row += [
                 NOTHING if summary.new_tokens is None else str(summary.new_tokens),
-                _value(figures["tokens_per_second"], 2),
+                estimate(figures["tokens_per_second"], 2),
                 _value(figures["accepted_tokens_per_second"], 2),
             ]
         if faster:

@@ -113,9 +113,28 @@ def test_a_session_that_left_before_its_turn_is_not_answered(service: Service) -
 
 def test_one_message_of_a_session_at_a_time(service: Service) -> None:
     service.begin("tab")
+    shown = service.answer("tab", "Go on.", Talk(), LONG, side_by_side=False)
+    next(shown)
     service.begin("other tab")
     with pytest.raises(InputError, match="still being written"):
         service.begin("tab")
+    shown.close()
+    service.begin("tab")
+
+
+def test_an_answer_that_was_never_asked_for_does_not_lock_its_session(service: Service) -> None:
+    """As where the page's settings are refused between the message and its answer."""
+    service.begin("tab")
+    assert isinstance(ask(service, "Hello", Talk(), **SHORT)[-1], Talk)
+    assert (service.announced, service.running) == ({}, {})
+
+
+def test_a_message_stopped_before_its_answer_began_is_not_answered_at_length(service: Service) -> None:
+    service.begin("tab")
+    service.stop("tab")
+    *_, done = service.answer("tab", "Go on.", Talk(), LONG, side_by_side=False)
+    assert "stopped" in done.html
+    assert service.chat_model.rounds == 0
 
 
 def test_failures_are_told_without_details_and_the_next_message_is_answered(service: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,11 +127,14 @@ def test_statistics_count_prefill_and_accepted_tokens() -> None:
 
 
 def test_time_between_updates_is_not_counted(model: EaModel) -> None:
-    """A reader that never comes back for more costs nothing: what was timed before stays what it was."""
-    updates = stream(model.rounds(None, prompt(model), max_new_tokens=5), model.get_tokenizer())
-    seconds = [update.statistics.seconds for update in updates]
+    """A reader that takes its time costs nothing."""
+    pause, seconds = 0.2, []
+    for update in stream(model.rounds(None, prompt(model), max_new_tokens=8), model.get_tokenizer()):
+        seconds.append(update.statistics.seconds)
+        time.sleep(pause)
+    assert len(seconds) >= 5
     assert seconds == sorted(seconds)
-    assert seconds[0] > 0
+    assert 0 < seconds[0] <= seconds[-1] < 0.5 * pause * (len(seconds) - 1)
 
 
 def test_a_race_gives_each_what_it_writes_alone(model: EaModel) -> None:

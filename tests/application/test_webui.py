@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 
 from eagle.application import webui
+from eagle.application.conversation import ChatModel, ChatSettings
 from eagle.application.html import Answer, error_html, escape, piece_html, turn_html
+from eagle.application.service import Service
 from eagle.application.streaming import OWN, Piece, Statistics, Update
 from tests.application.endless import ENDLESS, make_endless_pair
+from tests.signals import interruptible
+from tests.tiny import load_pair, make_chat_pair
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -58,6 +62,17 @@ def test_an_answer_shows_its_figures_and_the_speed_up() -> None:
     assert "stopped" in answer.html()
 
 
+def test_the_sliders_take_the_settings_the_page_began_with(tmp_path: Path) -> None:
+    gradio = pytest.importorskip("gradio", reason="needs Gradio (pip install 'eagle-hsd[app]')")
+    from eagle.application.page import build
+
+    settings = ChatSettings(temperature=2.5, top_p=0.9, max_new_tokens=5000)
+    service = Service(ChatModel(load_pair(*make_chat_pair(tmp_path))), settings)
+    sliders = [block for block in build(service).blocks.values() if isinstance(block, gradio.Slider)]
+    assert [slider.preprocess(slider.value) for slider in sliders] == [2.5, 0.9, 5000]
+    service.close()
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -93,6 +108,7 @@ def address(pair: list[str]) -> Iterator[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True"},  # noqa: S104  # shall be ignored
+        preexec_fn=interruptible,
     )
     assert program.stdout is not None
     line = program.stdout.readline()

@@ -84,3 +84,10 @@ def write_run(
         )
     )
     return answers
+
+
+def record(answers: Path, settings: dict[str, object], **environment: object) -> Path:
+    """Write what a run was made with beside its answers."""
+    file = answers.with_name(answers.stem + "_run.json")
+    file.write_text(json.dumps({"settings": settings, "environment": environment}))
+    return answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -131,6 +132,16 @@ def test_another_question_file_is_noted(tmp_path: Path, capsys: pytest.CaptureFi
     answers = write_run(tmp_path / "a", {0: ["18"]}, sha="0" * 64)
     assert accuracy.main([str(answers), "--question-file", str(questions)]) == 0
     assert "another file" in capsys.readouterr().err
+
+
+def test_absent_answers_are_said_before_questions_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EAGLE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert accuracy.main(["absent"]) == 2
+    assert capsys.readouterr().err == "error: absent: no such file or folder\n"
 
 
 @pytest.mark.parametrize(

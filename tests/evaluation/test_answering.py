@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from eagle.evaluation.answer import turn_seed
 from eagle.model.stored_trees import store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import lines, without_times
-from tests.tiny import make_chat_pair
+from tests.signals import interruptible
+from tests.tiny import head_files, make_chat_pair, write_head
 
 PROGRAM = "eagle.evaluation.gen_ea_answer_llama3chat"
 
@@ -246,7 +249,7 @@ def test_a_larger_range_adds_to_the_same_files(pair: tuple[Path, Path], question
 
 def test_ctrl_c_ends_cleanly(pair: tuple[Path, Path], questions: Path) -> None:
     command = [sys.executable, "-m", PROGRAM, *arguments(pair, questions, "--num-choices", "20")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     answers = Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl")
     while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= 1):
         time.sleep(0.005)
@@ -380,6 +383,25 @@ def test_two_runs_cannot_write_the_same_files(
 
     with RunFiles.beside(Path("a.jsonl")).locked():
         assert "another run" in failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))
+
+
+def test_answers_of_two_heads_at_one_path_are_not_mixed(
+    pair: tuple[Path, Path], questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = tmp_path / "head"
+    shutil.copytree(pair[1], head)
+    given = [*arguments((pair[0], head), questions), "--question-end"]
+    for program in (gen_ea_answer_llama3chat, gen_baseline_answer_llama3chat):
+        assert program.main([*given, "1"]) == 0
+    recorded = json.loads(Path("mt_bench/f/tiny-temperature-1.0_ea_run.json").read_text())["settings"]
+    sha256 = hashlib.sha256((head / "model.safetensors").read_bytes()).hexdigest()
+    assert recorded["ea_model_sha256"] == sha256
+    write_head(head, *head_files(pair[0], seed=9))
+    message = failing(capsys, [*given, "2"])
+    assert f"was made with ea_model_sha256='{sha256}', this run has " in message
+    assert len(lines(Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl"))) == 1
+    # The baseline needs no head.
+    assert gen_baseline_answer_llama3chat.main([*given, "2"]) == 0
 
 
 def test_a_full_disk_loses_nothing_finished(

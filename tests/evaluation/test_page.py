@@ -165,7 +165,7 @@ def test_what_a_reader_sees(page: Path, tmp_path: Path, browser: Browser) -> Non
         rows = shown.locator("table").first.locator("tbody tr")
         assert rows.locator("th").all_inner_texts() == ["autoregressive", "EAGLE-3", "HSD"]
         # 11 tokens in 12 s, over 7 in 24 s.
-        assert rows.nth(1).locator("td").nth(3).inner_text() == "0.92"
+        assert rows.nth(1).locator("td").nth(3).inner_text() == "0.92\n(0.75 to 1.00)"
         assert "3.14x" in rows.nth(1).inner_text()
         for place in range(5):
             box = shown.locator("figure svg").nth(place).bounding_box()

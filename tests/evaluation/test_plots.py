@@ -68,6 +68,34 @@ def test_lines_show_the_figures_in_the_colour_of_their_method(folder: Path) -> N
     assert ticks == ["0", "0.7", "1"]
 
 
+def test_each_top_p_has_its_own_line_from_temperature_0_on(folder: Path) -> None:
+    for temperature in ("0.7", "1.0"):
+        for method in ("baseline", "ea", "ea_hsd"):
+            run = folder / f"tiny-temperature-{temperature}-top_p-0.9_{method}.jsonl"
+            write_run(run, PLAIN if method == "baseline" else DRAFTED)
+    axes = draw(read_members([folder]))["accepted_by_temperature"].axes[0]
+    lines = {str(bars.get_label()): bars.lines[0] for bars in axes.containers}
+    assert {label: (to_hex(line.get_color()), line.get_linestyle()) for label, line in lines.items()} == {
+        "EAGLE-3 top_p=1.0": (COLOURS["ea"], "-"),
+        "EAGLE-3 top_p=0.9": (COLOURS["ea"], "--"),
+        "HSD top_p=1.0": (COLOURS["ea_hsd"], "-"),
+        "HSD top_p=0.9": (COLOURS["ea_hsd"], "--"),
+    }
+    for line in lines.values():
+        assert [round(float(x), 1) for x in line.get_xdata()] == [0.0, 0.7, 1.0]
+
+
+def test_labels_are_shown_as_they_are(tmp_path: Path) -> None:
+    names = ["_hidden", "$1 or $2"]
+    for name in names:
+        write_run(tmp_path / f"{name}.jsonl", DRAFTED)
+    assert stats.main([str(tmp_path), "--plot", str(tmp_path / "pictures")]) == 0
+    for picture in ("accepted", "depth", "accepted_by_temperature", "time", "speed_by_temperature"):
+        texts = ElementTree.parse(tmp_path / "pictures" / f"{picture}.svg").getroot().itertext()  # noqa: S314 (our own)
+        shown = [text.strip() for text in texts]
+        assert all(any(text.startswith(name) for text in shown) for name in names), picture
+
+
 def test_time_bars_are_as_long_as_a_token_takes(folder: Path) -> None:
     members = read_members([folder / "tiny-temperature-1.0_baseline.jsonl", folder / "tiny-temperature-1.0_ea.jsonl"])
     bars = draw(members)["time"].axes[0].patches

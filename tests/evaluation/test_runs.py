@@ -13,7 +13,7 @@ import pytest
 from eagle.errors import InputError
 from eagle.evaluation.naming import About, labels
 from eagle.evaluation.records import RunFiles
-from eagle.evaluation.runs import find_runs, read_run
+from eagle.evaluation.runs import find_run, find_runs, only_rounds, read_run, read_runs
 from tests.evaluation.runfiles import Turn, answer_line, info_line, write_run
 
 # Two turns of question 81 and one of question 82.
@@ -126,6 +126,9 @@ def test_a_line_cut_off_by_a_kill_is_left_out(run: Path, capsys: pytest.CaptureF
         ("accept_length", [[2, None], [1]], "'accept_length' holds something other than whole numbers"),
         ("accept_length", [[2, -1], [1]], "'accept_length' holds something below 0"),
         ("accept_length", [[2, 3], [1]], "'accept_length' is not below 'draft_length'"),
+        ("accept_length", [[2**63 + 1, 2**63], [2**63]], "'accept_length' holds something below 0, or too large"),
+        ("draft_length", [[10**12, 3], [2]], "'draft_length' is above 10000"),
+        ("draft_length", [[10**30, 3], [2]], "'draft_length' holds something other than whole numbers"),
         ("accept_length", [[2, 0]], "different numbers of turns"),
         ("accept_length", 3, "'accept_length' is not a list of rounds for each turn"),
         ("tree_time", [[1.0], [1.0]], "'tree_time' and 'accept_length' have different numbers of rounds"),
@@ -154,12 +157,12 @@ def test_many_malformed_lines_do_not_flood_the_screen(run: Path, capsys: pytest.
 
 
 def test_only_rounds_of_one_draft_length(run: Path) -> None:
-    read = read_run(run, gamma=4)
+    read = only_rounds(read_run(run), 4)
     assert read.accept_length.tolist() == [2, 3]
     assert read.offsets.tolist() == [0, 1, 2]
     assert (read.gamma, read.rounds_read) == (4, 4)
     with pytest.raises(InputError, match="no round has draft length 7; there are 2, 3, 4"):
-        read_run(run, gamma=7)
+        only_rounds(read_run(run), 7)
 
 
 def test_a_folder_holds_its_runs_in_the_order_of_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,12 +177,12 @@ def test_a_folder_holds_its_runs_in_the_order_of_comparison(tmp_path: Path, monk
     for name in reversed(names):
         write_run(tmp_path / "deep" / f"{name}.jsonl", TURNS)
     (tmp_path / "deep" / "question.jsonl").write_text("{}\n")
-    found = find_runs([tmp_path])
+    found = find_runs(tmp_path)
     assert [file.stem for file in found] == names
-    again = find_runs([info_of(found[1]), found[0], tmp_path])
-    assert [file.stem for file in again] == [names[1], names[0], *names[2:]]
+    again = read_runs([info_of(found[1]), found[0], tmp_path])
+    assert [run.files.answers.stem for run in again] == [names[1], names[0], *names[2:]]
     monkeypatch.chdir(tmp_path)
-    assert len(find_runs([Path("deep"), tmp_path])) == len(names)
+    assert len(read_runs([Path("deep"), tmp_path])) == len(names)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, run: Path) -> None:
@@ -196,9 +199,54 @@ def test_what_is_no_run_is_refused(tmp_path: Path, run: Path) -> None:
         ("blank.jsonl", "the file is empty"),
     ):
         with pytest.raises(InputError, match=complaint):
-            find_runs([tmp_path / path])
+            find_runs(tmp_path / path)
     with pytest.raises(InputError, match="no question with both"):
-        read_run(tmp_path / "foreign.jsonl")
+        read_runs([tmp_path / "foreign.jsonl"])
+
+
+def test_a_path_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    for name in ("x" * 5000, "x" * 250 + ".jsonl"):
+        with pytest.raises(InputError, match=r"cannot read .*: File name too long"):
+            find_runs(tmp_path / name)
+    # Its own name fits, that of the file beside it does not.
+    (tmp_path / ("y" * 249 + ".jsonl")).write_text("{}")
+    with pytest.raises(InputError, match=r"cannot read .*: File name too long"):
+        find_runs(tmp_path / ("y" * 249 + ".jsonl"))
+
+
+def test_what_is_no_run_in_a_folder_is_named_and_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run.parent
+    (folder / "question.jsonl").write_text('{"question_id": 81, "turns": ["?"]}\n')
+    (folder / "alone.jsonl").write_text(run.read_text())
+    (folder / "lone_info.jsonl").write_text(info_of(run).read_text())
+    for name, answers, info in (
+        ("unanswered", "", info_of(run).read_text()),
+        ("undescribed", run.read_text(), ""),
+        ("foreign", "no JSON\n", "[1]\n"),
+    ):
+        (folder / f"{name}.jsonl").write_text(answers)
+        (folder / f"{name}_info.jsonl").write_text(info)
+    (read,) = read_runs([folder])
+    assert read.files.answers == run
+    left_out = [line for line in capsys.readouterr().err.splitlines() if line.endswith("; left out")]
+    assert [line.removeprefix(f"{folder}/").removesuffix("; left out") for line in left_out] == [
+        "alone.jsonl: not a run, since there is no alone_info.jsonl beside it",
+        "lone_info.jsonl: not a run, since there is no lone.jsonl beside it",
+        "unanswered.jsonl: the file is empty",
+        "undescribed_info.jsonl: the file is empty",
+        "foreign.jsonl: no question with both its answer and its info (foreign_info.jsonl)",
+    ]
+    for file in (run, info_of(run)):
+        file.unlink()
+    with pytest.raises(InputError, match="none of its runs can be read"):
+        read_runs([folder])
+
+
+def test_a_folder_with_one_run_names_it(run: Path) -> None:
+    assert find_run(run.parent) == find_run(info_of(run)) == run
+    write_run(run.with_name("another.jsonl"), TURNS)
+    with pytest.raises(InputError, match="2 runs are in this folder; name a file"):
+        find_run(run.parent)
 
 
 def test_labels_say_what_differs(tmp_path: Path) -> None:

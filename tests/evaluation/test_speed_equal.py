@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eagle.evaluation import equal, speed
-from tests.evaluation.runfiles import Turn, answer_line, info_line, write_run
+from tests.evaluation.runfiles import Turn, answer_line, info_line, record, write_run
 
 DRAFTED = {
     1: [Turn([(2, 4), (1, 4)], 4.0)],
@@ -78,6 +78,36 @@ def test_equal_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert said.err == ""
 
 
+def test_any_file_of_a_run_or_its_folder_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a" / "m-temperature-1.0_ea.jsonl", DRAFTED)
+    baseline = write_run(tmp_path / "b" / "m-temperature-1.0_baseline.jsonl", PLAIN)
+    for file in (run, baseline):
+        record(file, {})
+    printed = set()
+    for first in (run, run.with_name(f"{run.stem}_info.jsonl"), run.with_name(f"{run.stem}_run.json"), run.parent):
+        assert equal.main([str(first), str(baseline.parent)]) == 0
+        assert speed.main([str(first), str(baseline.parent)]) == 0
+        printed.add(capsys.readouterr().out)
+    assert len(printed) == 1
+    write_run(tmp_path / "b" / "another.jsonl", PLAIN)
+    for program in (equal, speed):
+        assert program.main([str(run), str(baseline.parent)]) == 2
+        assert "2 runs are in this folder" in capsys.readouterr().err
+
+
+def test_speed_over_a_baseline_of_other_questions_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = record(write_run(tmp_path / "a.jsonl", DRAFTED), {"questions_sha256": "a", "device": "cpu"})
+    baseline = write_run(tmp_path / "b.jsonl", PLAIN)
+    record(baseline, {"questions_sha256": "b"})
+    assert speed.main([str(run), str(baseline)]) == 2
+    assert "answers another file of questions" in capsys.readouterr().err
+    record(baseline, {"questions_sha256": "a", "device": "cuda"})
+    assert speed.main([str(run), str(baseline)]) == 0
+    assert "(device cpu, cuda)" in capsys.readouterr().err
+
+
 def test_where_texts_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = texts(tmp_path / "a.jsonl", (1, ["One.", "It is red, \u00e9", "x"]), (2, ["Same."]), (3, ["Long", "more"]))
     b = texts(tmp_path / "b.jsonl", (1, ["One.", "It is blue", "y"]), (2, ["Same."]), (3, ["Lon"]))
@@ -110,11 +140,15 @@ def test_sampled_texts_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_what_cannot_be_compared_has_a_status_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = texts(tmp_path / "a.jsonl", (1, ["One."]))
-    info = tmp_path / "a_info.jsonl"
-    info.write_text(info_line(1, [Turn([], 1.0)]))
+    for name in ("c", "d"):
+        write_run(tmp_path / f"{name}.jsonl", DRAFTED)
+    lines_without_texts = tmp_path / "e.jsonl"
+    lines_without_texts.write_text(info_line(1, [Turn([], 1.0)]))
     for other, complaint in (
-        (tmp_path / "absent.jsonl", "no such file of answers"),
-        (info, "no answers in it"),
+        (tmp_path / "absent.jsonl", "cannot read"),
+        (tmp_path / ("x" * 5000), "File name too long"),
+        (lines_without_texts, "no answers in it"),
+        (tmp_path, "2 runs are in this folder"),
         (texts(tmp_path / "b.jsonl", (2, ["Two."])), "no question is in both"),
     ):
         assert equal.main([str(a), str(other)]) == 2

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from eagle.evaluation import stats
-from tests.evaluation.runfiles import Turn, write_run
+from tests.evaluation.runfiles import Turn, record, write_run
 
 PUBLISHED = Path(
     os.environ.get("EAGLE_PUBLISHED_RESULTS", Path(__file__).parents[3] / "shared" / "data" / "published_results")
@@ -39,9 +40,9 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def row(text: str, name: str) -> list[str]:
-    """The cells of the first line of a table that begins with a name."""
+    """The cells of the first line of a table that begins with a name, without their intervals."""
     line = next(line for line in text.splitlines() if line.startswith(f"{name}  "))
-    return [name, *line.removeprefix(name).split()]
+    return [name, *(cell.partition(" (")[0] for cell in re.split(" {2,}", line.removeprefix(name).strip()))]
 
 
 def test_a_folder_of_runs_beside_its_baseline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +86,52 @@ def test_of_several_baselines_the_one_in_the_same_folder(
     assert row(text, "EAGLE-3 (other)")[6] == "3.84x"
 
 
+def test_a_baseline_of_other_questions_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Benchmarks count their questions from 0 alike."""
+    plain = write_run(tmp_path / "gsm8k" / "tiny-temperature-1.0_baseline.jsonl", PLAIN)
+    drafted = [write_run(tmp_path / bench / "tiny-temperature-1.0_ea.jsonl", DRAFTED) for bench in ("gsm8k", "sum")]
+    for run, sha256 in ((plain, "a" * 64), (drafted[0], "a" * 64), (drafted[1], "b" * 64)):
+        record(run, {"questions_sha256": sha256})
+    text = printed(capsys, tmp_path)
+    assert row(text, "EAGLE-3 (gsm8k)")[6] == "1.92x"
+    assert not any(cell.endswith("x") for cell in row(text, "EAGLE-3 (sum)"))
+    for arguments in (["--compare", plain, drafted[1]], [*drafted, "--baseline", plain]):
+        assert stats.main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert f"{drafted[1]} answers another file of questions than {plain}" in error
+    # Of a run without settings nothing but its ids is known.
+    drafted[1].with_name("tiny-temperature-1.0_ea_run.json").unlink()
+    assert row(printed(capsys, tmp_path), "EAGLE-3 (sum)")[6] == "1.92x"
+
+
+def test_another_machine_is_noted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, drafted = sorted(file for file in folder.glob("*.jsonl") if "_info" not in file.name)
+    record(plain, {"device": "cpu", "dtype": "float32"}, threads=2, torch="2.13")
+    record(drafted, {"device": "cpu", "dtype": "float32"}, threads=2, torch="2.13")
+    assert stats.main([str(folder)]) == 0
+    assert capsys.readouterr().err == ""
+    record(drafted, {"device": "cuda", "dtype": "float32"}, threads=8, torch="2.13", device_name="H100")
+    for arguments in ([folder], ["--compare", plain, drafted]):
+        assert stats.main([str(argument) for argument in arguments]) == 0
+        said = capsys.readouterr()
+        assert "1.92" in said.out
+        assert str(plain) in said.err
+        assert str(drafted) in said.err
+        assert re.search(r"timed on different terms \(device (cpu, cuda|cuda, cpu); threads (2, 8|8, 2)\)", said.err)
+
+
+def test_one_folder_may_hold_other_files_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("foreign.jsonl", "foreign_info.jsonl"):
+        (folder / name).write_text("[1]\n")
+    (folder / "empty_info.jsonl").touch()
+    assert stats.main([str(folder)]) == 0
+    said = capsys.readouterr()
+    assert row(said.out, "EAGLE-3")[6] == "1.92x"
+    assert "foreign.jsonl: no question with both" in said.err
+    assert "empty_info.jsonl: not a run" in said.err
+    assert stats.main([str(folder), str(folder / "foreign.jsonl")]) == 2
+
+
 def test_a_baseline_with_fewer_questions_is_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +154,29 @@ def test_tables_by_category_depth_and_time(folder: Path, capsys: pytest.CaptureF
     time = text[text.index("Where the time goes") :]
     # Target 8 of 20 s.
     assert "40.0%" in row(time, "EAGLE-3")
+
+
+def test_a_baseline_has_the_categories_of_its_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(folder / "tiny-temperature-1.0_baseline.jsonl", PLAIN)
+    text = printed(capsys, folder, "--by", "category")
+    assert row(text[text.index("EAGLE-3 by category") :], "writing")[6] == "2.67x"
+
+
+def test_a_table_that_cannot_be_made_is_explained(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, drafted = sorted(file for file in folder.glob("*.jsonl") if "_info" not in file.name)
+    other = write_run(tmp_path / "other.jsonl", {82: [Turn([(1, 4)], 1.0)]})
+    for arguments, why in (
+        ([plain, "--by", "depth"], "--by depth: there are only autoregressive runs"),
+        ([folder, "--by", "time", "--gamma", 4], "--by time: the rounds that --gamma keeps"),
+        (["--compare", drafted, other, "--gamma", 4], "--compare: on the questions of both"),
+    ):
+        assert stats.main([str(argument) for argument in arguments]) == 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(why)
+    assert stats.main([str(folder), "--by", "depth", "--by", "time"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_categories_from_a_question_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +218,7 @@ def test_gamma_keeps_rounds_and_says_so(folder: Path, capsys: pytest.CaptureFixt
 def test_formats_hold_the_same_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     markdown = printed(capsys, folder, "--format", "md")
     line = next(line for line in markdown.splitlines() if line.startswith("| EAGLE-3 |"))
-    assert [cell.strip() for cell in line.split("|")][2:6] == ["2", "8", "16", "0.80"]
+    assert [cell.strip() for cell in line.split("|")][2:6] == ["2", "8", "16", "0.80 (0.60 to 1.00)"]
     ruler = next(line for line in markdown.splitlines() if line.startswith("| ---"))
     assert ruler.count("|") == line.count("|")
 
@@ -194,8 +264,10 @@ def test_skipped_lines_are_counted(folder: Path, capsys: pytest.CaptureFixture[s
             ["runs", "--gamma", "4", "--baseline", "runs/tiny-temperature-1.0_baseline.jsonl"],
             "--gamma does not go with",
         ),
-        (["--compare", "runs", "runs"], "is a folder"),
-        (["runs", "--baseline", "runs"], "is a folder"),
+        (["--compare", "runs", "runs"], "2 runs are in this folder"),
+        (["runs", "--baseline", "runs"], "2 runs are in this folder"),
+        ([f"{'x' * 5000}"], "File name too long"),
+        (["runs", "--baseline", f"{'x' * 5000}"], "File name too long"),
         (["--compare", *["runs/tiny-temperature-1.0_ea.jsonl"] * 2, "--format", "csv"], "--format csv"),
         (["--compare", "runs/tiny-temperature-1.0_ea.jsonl", "other.jsonl"], "no question is in both"),
         (["runs", "--question-file", "absent.jsonl"], "cannot read the question file"),

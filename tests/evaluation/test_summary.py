@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eagle.evaluation.runs import read_run
+from eagle.evaluation.runs import only_rounds, read_run
 from eagle.evaluation.summary import RESAMPLES, Sums, accepted_at_least, compare, in_common, resampled, summarise
 from tests.evaluation.runfiles import Turn, write_run
 
@@ -97,7 +97,7 @@ def test_speed_up_is_over_common_questions(drafted: Path, tmp_path: Path) -> Non
 
 
 def test_under_gamma_nothing_is_timed(drafted: Path, plain: Path) -> None:
-    summary = summarise(Sums.of(read_run(drafted, gamma=4)), Sums.of(read_run(plain)))
+    summary = summarise(Sums.of(only_rounds(read_run(drafted), 4)), Sums.of(read_run(plain)))
     assert summary.rounds == 2
     accepted = summary.figures["accepted_per_round"]
     assert accepted is not None

@@ -97,9 +97,12 @@ def test_a_grid_is_what_the_single_programs_write(
     assert trees["tiny-temperature-0.0_ea_hsd"] == trees["tiny-temperature-0.0_ea"]
 
 
-def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questions: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = ["--temperature", "0.7", "1.0", "--method", "hsd", "chain:blockwise"]
     assert sweep.main(arguments(pair, questions, *more, "--folder_id", "whole")) == 0
+    more += ["--plot", "pictures", "--html", "page.html"]
     killed = arguments(pair, questions, *more, "--folder_id", "killed")
     last = folder("killed") / "tiny-temperature-1.0_ea_chain_blockwise.jsonl"
     process = subprocess.Popen(
@@ -113,7 +116,19 @@ def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questi
     before = {file: file.read_bytes() for file in folder("killed").glob("*[a-z].jsonl") if "_info" not in file.name}
     assert len(before) == 4
     assert all(1 <= answers.count(b"\n") < 3 for answers in before.values())
+    assert not Path("pictures").exists()
+    capsys.readouterr()
     assert sweep.main(killed) == 0
+    table = capsys.readouterr().out
+    for run in ("HSD T=0.7", "chain tree, blockwise T=0.7", "HSD T=1.0", "chain tree, blockwise T=1.0"):
+        (row,) = (line for line in table.splitlines() if line.startswith(f"{run}  "))
+        assert row.removeprefix(run).split()[0] == "3"
+        assert run in Path("page.html").read_text()
+    assert {file.name for file in Path("pictures").iterdir()} == {
+        f"{picture}.{kind}"
+        for picture in ("accepted", "depth", "accepted_by_temperature", "time", "speed_by_temperature")
+        for kind in ("png", "svg")
+    }
     for file, answers in before.items():
         complete = answers[: answers.rindex(b"\n") + 1]
         assert file.read_bytes().startswith(complete)

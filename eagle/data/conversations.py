@@ -17,7 +17,7 @@ Message = dict[str, str]
 HUB = "hf:"
 ROLES = {"human": "user", "user": "user", "system": "system"}
 TEXTS = ("prompt", "question")
-KEYS = (*TEXTS, "messages", "turns", "conversations")
+KEYS = ("prompt", "messages", "turns", "conversations", "question")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def test_a_json_array_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("", "holds no prompts"),
         ("[]", "holds no prompts"),
         ('{"prompt": "a"}\n{"prompt"', "line 2: not valid JSON"),
-        ('{"prompt": "a"}\n{"question": "b"}', "line 2: must be a JSON object with one of prompt"),
+        ('{"prompt": "a"}\n{"text": "b"}', "line 2: must be a JSON object with one of prompt"),
         ('{"prompt": 7}', "line 1: 'prompt' must hold texts"),
         ('{"turns": "a"}', "line 1: 'turns' must be a list"),
         ('{"messages": ["a"]}', "line 1: a message must be a JSON object"),

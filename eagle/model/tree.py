@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from eagle.errors import InputError
+from eagle.model.devices import sent
 
 AUTO_TOTAL_TOKEN = -1
 ONE_HOT = -1
@@ -384,9 +385,10 @@ def _law_rows(drawn: list[_Drawn]) -> Tensor:
     """(R, D) laws of samples."""
     pools = [node.family.pool for node in drawn if node.family.pool is not None]
     laws = torch.stack([pool[node.parent] for pool, node in zip(pools, drawn, strict=True)])
-    for row, node in enumerate(drawn):
-        if node.nth:
-            # Those drawn before it could not be drawn again.
-            firsts = node.family.tokens[node.parent, -node.family.samples :][: node.nth]
-            laws[row].index_fill_(0, firsts, 0.0)
+    for j in range(max(node.nth for node in drawn)):
+        # What was drawn before a sample could not be drawn again.
+        later = [(row, node.family, node.parent) for row, node in enumerate(drawn) if node.nth > j]
+        rows = sent(torch.tensor([row for row, _, _ in later]), laws.device)
+        gone = torch.stack([family.tokens[parent, j - family.samples] for _, family, parent in later])
+        laws[rows, gone] = 0.0
     return laws.div_(laws.sum(-1, keepdim=True))

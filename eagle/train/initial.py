@@ -89,7 +89,7 @@ def new_head(
 
     Args:
         target: the model; its ``feature_layers`` are set.
-        config: the head's shape.
+        config: the head's shape; of a head to go on from, its layer comes before this one's.
         vocabulary: what it can draft.
         initial: one of ``INITIALS``, or the folder or hub id of a head.
         seed: of the random weights.
@@ -98,7 +98,7 @@ def new_head(
         The head, and the names of parts that were to come from the target but are random, since it has none like them.
 
     Raises:
-        InputError: there is no such head, or it is of another shape.
+        InputError: there is no such head, it reads something else, or the vocabulary is another target's.
     """
     if len(vocabulary.t2d) != target.vocab_size:
         raise InputError(

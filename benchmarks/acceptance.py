@@ -115,7 +115,7 @@ def gain(base: Column, other: Column) -> tuple[float, float, float]:
 def report(title: str, columns: list[Column]) -> None:
     """Print a table, each row beside EAGLE-3 of as many nodes and beside the token-wise rule on the same trees."""
     print(f"\n{title}: {sum(map(len, columns[0].lengths))} contexts of {len(columns[0].lengths)} prompts")
-    print(f"{'tree':<14}{'rule':<11}{'nodes':>6}{'accepted':>10}  {'over EAGLE-3':<24}over token-wise")
+    print(f"{'tree':<14}{'rule':<11}{'nodes':>6}{'accepted':>10}  {'over EAGLE-3':<26}over token-wise")
     found = {(column.tree, column.rule, column.nodes): column for column in columns}
     for column in columns:
         eagle = found.get((DETERMINISTIC, "tokenwise", column.nodes))
@@ -123,7 +123,7 @@ def report(title: str, columns: list[Column]) -> None:
             "" if base is None or base is column else "{:+.1f} % ({:+.1f} to {:+.1f})".format(*gain(base, column))
             for base in (eagle, found[column.tree, "tokenwise", column.nodes])
         ]
-        print(f"{column.tree:<14}{column.rule:<11}{column.nodes:>6}{column.mean:>10.3f}  {cells[0]:<24}{cells[1]}")
+        print(f"{column.tree:<14}{column.rule:<11}{column.nodes:>6}{column.mean:>10.3f}  {cells[0]:<26}{cells[1]}")
 
 
 def benchmark(argv: Sequence[str] | None) -> None:

@@ -18,7 +18,6 @@ from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.ea_model import EaModel
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.sampling import Warper
-from eagle.model.stored_trees import StoredTrees
 from eagle.model.tree import TREES, TreeShape
 
 
@@ -70,7 +69,6 @@ class ChatModel:
 
     Args:
         model: the pair.
-        trees: stored with its head; None: those of the model, whatever the temperature.
         system_prompt: put before every conversation; None leaves that to the chat template.
         seed: of every answer; None draws each time anew.
         name: of the base model, for people.
@@ -82,12 +80,11 @@ class ChatModel:
     def __init__(
         self,
         model: EaModel,
-        trees: StoredTrees | None = None,
         system_prompt: str | None = None,
         seed: int | None = None,
         name: str = "",
     ) -> None:
-        self.model, self.trees, self.seed = model, trees, seed
+        self.model, self.seed = model, seed
         self.system_prompt, self.name = system_prompt, name or Path(model.base_model_path).name
         self.tokenizer = model.get_tokenizer()
         require_chat_template(self.tokenizer, model.base_model_path)
@@ -100,8 +97,10 @@ class ChatModel:
             InputError: see ``eagle.loading.load``; or the tokenizer has no chat template.
         """
         model = load(choice)
+        # The temperature is each message's own.
+        model.trees = choice.stored_trees(model.device.type)
         name = Path(choice.base_model_path or assets.DEFAULT_PAIR).name
-        return cls(model, choice.stored_trees(model.device.type), system_prompt, seed, name)
+        return cls(model, system_prompt, seed, name)
 
     def answer(
         self, messages: Sequence[Message], settings: ChatSettings, autoregressive: bool = False
@@ -137,8 +136,7 @@ class ChatModel:
 
     def shape(self, settings: ChatSettings) -> TreeShape:
         """The trees that some settings mean."""
-        method = settings.method.at(settings.temperature)
-        return method.shape(self.trees.at(settings.temperature, method.tree) if self.trees else self.model.shape)
+        return self.model.shape_for(settings.method.at(settings.temperature), settings.temperature)
 
     def prompt(self, messages: Sequence[Message]) -> Tensor:
         """(1, n) int64: a conversation as the model reads it, up to where its answer begins.

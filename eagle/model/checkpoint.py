@@ -205,8 +205,8 @@ def load_head(path_or_id: str, target: Target, dtype: torch.dtype | None = None)
     with torch.device("meta"):
         head = Eagle3Head(config)
     _check_keys(head, state)
-    kind = dtype or target.dtype
-    head.load_state_dict({key: tensor.to(target.device, kind) for key, tensor in state.items()}, assign=True)
+    dtype = dtype or target.dtype
+    head.load_state_dict({key: tensor.to(target.device, dtype) for key, tensor in state.items()}, assign=True)
     head.embedding = _embedding(embedding, config, target)
     head.d2t = _d2t(d2t, t2d, config).to(target.device)
     target.feature_layers = config.feature_layers

@@ -39,7 +39,7 @@ from eagle.train.features import Reader, Reading
 from eagle.train.initial import TARGET, new_head, shape_for
 from eagle.train.losses import judge
 from eagle.train.optimizer import MUON, OPTIMIZERS, Optimizer
-from eagle.train.progress import OPTIMIZER, Progress, RunFolder, read_metrics, refusing
+from eagle.train.progress import OPTIMIZER, Progress, RunFolder, explained, read_metrics
 from eagle.train.readings import KeptReadings
 from eagle.train.settings import ComputingSettings
 from eagle.train.steps import unroll
@@ -394,7 +394,7 @@ class Run:
             # The first token of a document often has entries thousands of times as large as any other.
             units = features.abs().median(0).values.clamp(min=torch.finfo(torch.float32).tiny).log2().round().exp2()
         if self.accelerator.is_main_process:
-            with refusing(f"cannot write {file}"):
+            with explained(f"cannot write {file}"):
                 save_file({UNITS_KEY: units.cpu()}, file)
         return units
 
@@ -466,7 +466,7 @@ class Run:
                 self._write,
             )
             picture = self.folder.path / CURVES
-            with refusing(f"cannot write {picture}"):
+            with explained(f"cannot write {picture}"):
                 draw_curves(read_metrics(self.folder.path), picture)
         self.accelerator.wait_for_everyone()
         return progress

@@ -147,7 +147,7 @@ class RunFolder:
         Raises:
             InputError: the disk refused.
         """
-        with refusing(f"cannot write {self.metrics}"), self.metrics.open("a", encoding="utf-8") as sink:
+        with explained(f"cannot write {self.metrics}"), self.metrics.open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(line) + "\n")
 
     def save(self, progress: Progress, optimizer: list[dict[str, Any]], write_head: Callable[[Path], None]) -> None:
@@ -164,7 +164,7 @@ class RunFolder:
         final = self.checkpoint(progress.step)
         temporary = final.with_name(f".{final.name}")
         try:
-            with refusing(f"cannot write the checkpoint {final}; earlier ones are intact"):
+            with explained(f"cannot write the checkpoint {final}; earlier ones are intact"):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 write_head(temporary)
@@ -182,7 +182,7 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def refusing(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """What a disk refuses inside, in whatever type the writing library says so, as an explained error.
 
     Args:

@@ -73,8 +73,13 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(others: dict[str, 
         last = max((int(path.name.removeprefix("step-")) for path in folder.checkpoints()), default=0)
         return last > 0 and any(line["step"] > last for line in read_metrics(folder.path))
 
-    while not lost() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    # It is stopped while it is looked at, so that it does not reach the next checkpoint before it is killed.
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGSTOP)
+        if lost():
+            break
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert lost()

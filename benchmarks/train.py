@@ -20,8 +20,8 @@ import torch
 from eagle import assets
 from eagle.data.conversations import read_conversations
 from eagle.loading import existing_device
+from eagle.model.base import load_base, load_tokenizer
 from eagle.model.clock import Clock
-from eagle.model.ea_model import load_base, load_tokenizer
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.program import run_program

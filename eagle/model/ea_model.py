@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
 from eagle.errors import InputError
 from eagle.model import tune
+from eagle.model.base import load_base, load_tokenizer
 from eagle.model.checkpoint import load_head, local_folder
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo
-from eagle.model.devices import best_device
 from eagle.model.drafter import Drafter
 from eagle.model.int8 import with_int8_weights
 from eagle.model.method import Method
@@ -355,42 +355,3 @@ def _rounds(decoding: Decoding) -> Generator[Decoding, None, None]:
         # Not after an error: NaN in the caches would poison the next generation.
         decoding.stop()
         raise
-
-
-def load_base(path: str, **hf_kwargs: Any) -> PreTrainedModel:
-    """A base model in evaluation mode, by default on the best device of the machine.
-
-    Args:
-        path: local directory or hub id.
-        **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained``.
-
-    Raises:
-        InputError: it could not be loaded.
-    """
-    if "torch_dtype" in hf_kwargs:
-        hf_kwargs["dtype"] = hf_kwargs.pop("torch_dtype")
-    hf_kwargs.setdefault("device_map", {"": best_device()})
-    try:
-        return AutoModelForCausalLM.from_pretrained(path, **hf_kwargs).eval()
-    except (OSError, ValueError, TypeError, ImportError, KeyError, RuntimeError) as error:
-        raise InputError(f"the base model {path} could not be loaded: {_first_line(error)}") from error
-
-
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base model.
-
-    Args:
-        path: local directory or hub id.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-        raise InputError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

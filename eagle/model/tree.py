@@ -135,9 +135,9 @@ class Laws:
 
 @dataclass(frozen=True)
 class DraftTree:
-    """A drafted tree of N nodes. Node 0 is the root, the last committed token; parents come before their children,
-    and the children of a node, in increasing id, are in the order in which they are verified. A grown tree has its
-    nodes in the order of their keys.
+    """A drafted tree of N nodes. Node 0 is the root, the last committed token; the others are in the order in which
+    they were decided on: parents come before their children, and where a node hangs and what law its token has depend
+    on nodes before it only. A grown tree has its nodes in the order of their keys.
 
     Structure lives on the host, where the walk through the tree takes place.
 
@@ -165,11 +165,16 @@ class DraftTree:
         return int(self.depths.max()) + 1
 
     def children(self) -> list[list[int]]:
-        """For each node the ids of its children in the order of verification."""
+        """For each node the ids of its children in the order of verification: by the first node that was drawn in
+        each one's subtree, the child itself included; picks with nothing drawn below them come last."""
+        parents, nodes = self.parents.tolist(), range(1, len(self))
+        drawn = [False] * len(self) if self.laws is None else (self.laws.row_of != ONE_HOT).tolist()
+        first = [node if drawn[node] else len(self) for node in range(len(self))]
+        for node in reversed(nodes):
+            first[parents[node]] = min(first[parents[node]], first[node])
         children: list[list[int]] = [[] for _ in range(len(self))]
-        for node, parent in enumerate(self.parents.tolist()):
-            if node:
-                children[parent].append(node)
+        for node in sorted(nodes, key=first.__getitem__):
+            children[parents[node]].append(node)
         return children
 
     def path_to(self, node: int) -> tuple[int, ...]:
@@ -250,9 +255,9 @@ def grow(
     Level by level the ``top_k`` candidates of largest key are expanded; of all candidates the ``total_token - 1`` of
     largest key stay. Ties go to the smaller depth, then to the elder.
 
-    Joint verification is lossless only if whether a node is in the tree depends neither on its own token nor on
-    anything drawn below a younger sibling of it or of its ancestors (docs/hsd.md). Hence a key is fixed before its
-    node's token is drawn, is at most the parent's, and siblings are verified in the order of their keys.
+    Joint verification is lossless only if nodes are decided on one by one, each before its token is drawn, and siblings
+    are verified in the order in which something was first drawn in their subtrees (docs/hsd.md). Hence a key is fixed
+    before its node's token is drawn and is at most the parent's.
 
     One transfer to the host, at the end.
 
@@ -332,7 +337,7 @@ def _select(
     root: int, families: list[_Family], frontiers: list[Tensor], support: Tensor, total_token: int
 ) -> DraftTree:
     """Keep the best candidates of all levels, best first: no key is above the parent's, and ties go to the elder, so
-    parents come before their children and siblings in the order of verification."""
+    parents come before their children, and what stays is decided by nodes before it."""
     keys = torch.cat([family.keys.reshape(-1) for family in families])
     tokens = torch.cat([family.tokens.reshape(-1) for family in families])
     # Candidate i is numbered i + 1, the root is 0.

@@ -22,8 +22,8 @@ from typing import Any
 
 from eagle import assets
 from eagle.loading import existing_device
+from eagle.model.base import load_base
 from eagle.model.checkpoint import OFFICIAL, load_head
-from eagle.model.ea_model import load_base
 from eagle.model.target import Target
 from eagle.program import run_program
 from eagle.train import options

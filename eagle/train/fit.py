@@ -27,9 +27,9 @@ from tqdm import tqdm
 from eagle import assets
 from eagle.errors import InputError
 from eagle.loading import existing_device
+from eagle.model.base import load_base
 from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
 from eagle.model.devices import wide_dtype
-from eagle.model.ea_model import load_base
 from eagle.model.head import Eagle3Head
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers

@@ -23,7 +23,7 @@ from eagle.chat_template import require_chat_template
 from eagle.data.conversations import Message, read_conversations
 from eagle.errors import InputError
 from eagle.loading import existing_device
-from eagle.model.ea_model import load_base, load_tokenizer
+from eagle.model.base import load_base, load_tokenizer
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, Answer, writing

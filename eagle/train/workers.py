@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from eagle.errors import InputError
-from eagle.model.ea_model import load_base
+from eagle.model.base import load_base
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.train.decode import Batch, Request, Text

@@ -118,11 +118,14 @@ def test_hybrid_trees_keep_their_order_and_their_laws(samples: int, seed: int) -
     tree = grown_hybrid(seed, shape)
     keys = tree.keys.tolist()
     assert tree.laws is not None
+    assert keys == sorted(keys, reverse=True)
+    drawn, below = tree.laws.row_of != ONE_HOT, tree.ancestors().T
     kinds = set()
     for node, children in enumerate(tree.children()):
-        # Conditions (i) and (ii) of docs/hsd.md: no child above its parent, siblings in the order of their keys.
+        # No child above its parent, siblings in the order in which something was first drawn in their subtrees.
         assert all(keys[child] <= keys[node] + 1e-6 for child in children)
-        assert [keys[child] for child in children] == sorted((keys[child] for child in children), reverse=True)
+        first = [min((below[child] & drawn).nonzero().flatten().tolist(), default=len(tree)) for child in children]
+        assert list(zip(first, children, strict=True)) == sorted(zip(first, children, strict=True))
         elder: list[int] = []
         picked = [child for child in children if tree.laws.row_of[child] == ONE_HOT]
         for child in children:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagle.model import tree as tree_module
-from eagle.model.tree import ONE_HOT, Sampling, TreeShape
+from eagle.model.tree import ONE_HOT, DraftTree, Sampling, TreeShape
 from eagle.verification import RULES, exact
 from eagle.verification.exact import Case, Sketch, chain, grown, random_table, sketched, toy, upper_bound
 
@@ -131,6 +131,92 @@ def crowding_case() -> Case:
 
     shape = TreeShape(4, 2, 1, Sampling(threshold=0.18, rho=0.3, samples=1))
     return grown("crowding", shape, random_table(4, seed=8, like=draft), draft)
+
+
+def pruned_case(seed: int) -> Case:
+    """As ``crowding_case``, with random numbers: one or two likely picks, below the last of which a token is drawn that
+    decides how confident the draft is behind it, and hardly more nodes than it takes to get there."""
+    source = random.Random(seed)  # noqa: S311
+    depth, top_k, vocabulary, samples = source.choice([(2, 1, 3, 1), (2, 1, 4, 1), (2, 2, 3, 1), (2, 1, 3, 2)])
+    two, likely = top_k == 2, source.uniform(0.5, 0.72)
+    known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def draft(path: tuple[int, ...]) -> torch.Tensor:
+        confident = [0.96 if token == seed % vocabulary else 0.04 / (vocabulary - 1) for token in range(vocabulary)]
+        weights = [source.uniform(0.8, 1.0) for _ in range(vocabulary)]
+        if not path:
+            weights = [likely, *[(1 - likely) / (vocabulary - 1)] * (vocabulary - 1)]
+            if two:
+                weights = [0.46, 0.34, *[0.2 / (vocabulary - 2)] * (vocabulary - 2)]
+        elif (two and path == (0,)) or (len(path) == 2 and path[1] == seed % vocabulary):
+            weights = confident
+        return known.setdefault(path, torch.tensor(weights, dtype=torch.float64) / sum(weights))
+
+    pick = (0,) if not two else (1,)
+    threshold = float(draft(())[pick[0]] * draft(pick).max()) * 1.02
+    sampling = Sampling(threshold, source.choice([0.45, 0.5, 0.6, 0.8]), samples)
+    shape = TreeShape(source.randint(4, 4 + samples + 2 * two), depth, top_k, sampling)
+    return grown("pruned", shape, random_table(vocabulary, seed, like=draft), draft)
+
+
+def worst_pruned(seeds: range) -> dict[str, float]:
+    results = [exact.exact(pruned_case(seed), ON_TREES) for seed in seeds]
+    return {rule.name: max(result[rule.name].distance for result in results) for rule in ON_TREES}
+
+
+def test_lossless_where_what_is_drawn_decides_what_is_pruned() -> None:
+    assert max(worst_pruned(range(40)).values()) < 1e-9
+
+
+def test_testing_every_sample_first_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was drawn below their elder siblings before; token-wise verification does not notice."""
+    ordered = DraftTree.children
+
+    def samples_first(tree):
+        drawn = [False] * len(tree) if tree.laws is None else (tree.laws.row_of != ONE_HOT).tolist()
+        return [sorted(children, key=lambda child: not drawn[child]) for children in ordered(tree)]
+
+    monkeypatch.setattr(DraftTree, "children", samples_first)
+    worst = worst_pruned(range(40))
+    assert worst["hsd"] > 0.01
+    assert worst["tokenwise"] < 1e-9
+
+
+def test_an_order_that_depends_on_what_came_later_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root's sample x (key 0.42 * 0.4) is decided on before anything is drawn below the root's pick c (0.58). If it
+    is 1, a confident child of it takes the place of the sample below c. So whether x stands before c may not depend on
+    whether in the end something was drawn below c; even token-wise verification notices."""
+    laws = {(): [0.58, 0.14, 0.14, 0.14], (0,): [0.4, 0.2, 0.2, 0.2], (1,): [0.94, 0.02, 0.02, 0.02]}
+
+    def draft(path: tuple[int, ...]) -> torch.Tensor:
+        return torch.tensor(laws.get(path, [0.25] * 4), dtype=torch.float64)
+
+    case = grown("late", TreeShape(5, 1, 2, Sampling(0.145, 0.4, 1)), random_table(4, seed=2, like=draft), draft)
+    assert all(result.distance < 1e-9 for result in exact.exact(case, ON_TREES).values())
+
+    def quiet_picks_last(tree):
+        drawn, below = tree.laws.row_of != ONE_HOT, tree.ancestors().T
+        children = [
+            [node for node in range(1, len(tree)) if tree.parents[node] == parent] for parent in range(len(tree))
+        ]
+        return [sorted(family, key=lambda child: not bool((below[child] & drawn).any())) for family in children]
+
+    monkeypatch.setattr(DraftTree, "children", quiet_picks_last)
+    assert all(result.distance > 0.05 for result in exact.exact(case, ON_TREES).values())
+
+
+def test_a_sample_stands_before_a_likelier_pick_and_that_is_optimal() -> None:
+    """Of one grown level: p(S) + sum over x outside S of min(p(x), q(x) / (1 - q(S)))."""
+    for seed in range(10):
+        target, draft = random_table(4, seed), random_table(4, seed + 50)
+        p, q = target(()), draft(())
+        elsewhere = q.clone()
+        elsewhere[q.argmax()] = 0.0
+        optimum = p[q.argmax()] + torch.minimum(p, elsewhere / elsewhere.sum()).sum()
+        case = grown("one level", TreeShape(3, 0, 1, Sampling(0.01, 0.1, 1)), target, draft)
+        for result in exact.exact(case, ON_TREES).values():
+            assert result.distance < 1e-12
+            assert result.expected_length == pytest.approx(float(optimum), abs=1e-12)
 
 
 def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from eagle.chat_template import chat_ids
 from eagle.data.questions import load_questions
 from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding, DecodingInfo
+from eagle.model.decoding import Decoding, DecodingInfo, Text
 from eagle.model.drafter import Drafter, chance
 from eagle.model.ea_model import EaModel
 from eagle.model.method import DEFAULT_SAMPLING
@@ -160,7 +160,8 @@ def stages(model: EaModel, shape: TreeShape, context: int, repeats: int, tempera
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(target.vocab_size, (1, context), generator=generator)
     rule = RULES["tokenwise" if shape.sampling is None else "hsd"]
-    decoding = Decoding(target, (drafter, shape), prompt, warper, context + 200, frozenset(), generator, rule)
+    text = Text(prompt, warper, context + 200, generator=generator)
+    decoding = Decoding(target, (drafter, shape), text, rule)
     cache, head_cache, tree = decoding.cache, decoding.head_cache, decoding.tree
     if head_cache is None:
         raise RuntimeError("a drafting generation has a head cache")

@@ -17,6 +17,7 @@ from eagle.model.checkpoint import local_folder
 from eagle.model.devices import best_device
 from eagle.model.ea_model import EaModel
 from eagle.model.method import DEFAULT_SAMPLING
+from eagle.model.processors import processors_of
 from eagle.model.stored_trees import NO_TREES, StoredTrees
 from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, Sampling, TreeShape
 
@@ -129,7 +130,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         measured on this machine, once for each kind of tree.
 
     Raises:
-        InputError: as ``load``.
+        InputError: as ``load``, or the model's ``generation_config`` cannot be honoured.
     """
     pair = choices[0]
     device = existing_device(pair.device)
@@ -144,6 +145,8 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
     if pair.load_in_8bit:
         kwargs["quantization_config"] = _eight_bit(kind)
     model = EaModel.from_pretrained(base_model_path=pair.base_model_path, ea_model_path=pair.ea_model_path, **kwargs)
+    # Before anything is answered, not with the first prompt.
+    processors_of(model.base_model, torch.zeros(1, 1, dtype=torch.int64, device=model.device), 2, model.stop_ids())
     to_measure = {
         shape for choice, shape in zip(choices, shapes, strict=True) if choice.total_token == AUTO_TOTAL_TOKEN
     }

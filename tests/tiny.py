@@ -27,7 +27,7 @@ COMMON = {
     "max_position_embeddings": 256,
     "bos_token_id": 0,
     "eos_token_id": None,
-    "pad_token_id": 0,
+    "pad_token_id": None,
     "initializer_range": 0.4,
 }
 WINDOW = 5

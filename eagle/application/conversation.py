@@ -18,6 +18,7 @@ from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.ea_model import EaModel
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.sampling import Warper
+from eagle.model.sampling_params import SamplingParams
 from eagle.model.tree import TREES, TreeShape
 
 
@@ -124,13 +125,15 @@ class ChatModel:
         rounds = self.model.rounds(
             None if autoregressive else settings.method,
             prompt,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            max_new_tokens=settings.max_new_tokens,
-            max_length=prompt.shape[1] + settings.max_new_tokens,
-            generator=generator,
-            shape=self.shape(settings),
+            SamplingParams(
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                max_new_tokens=settings.max_new_tokens,
+                max_length=prompt.shape[1] + settings.max_new_tokens,
+                generator=generator,
+            ),
+            self.shape(settings),
         )
         yield from stream(rounds, self.tokenizer)
 

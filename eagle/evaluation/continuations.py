@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from eagle.errors import InputError
-from eagle.model.decoding import Decoding
+from eagle.model.decoding import Decoding, Text
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
+from eagle.model.processors import PathProcessors
 from eagle.model.sampling import Warper
 
 ENDED = -1
@@ -42,7 +43,7 @@ def token_limit(model: EaModel, method: Method, prompt: Tensor, length: int) -> 
     """Tokens, the prompt's included, that a text may grow to so that its first ``length`` ones are not shaped by it.
 
     Raises:
-        InputError: more than the model's context.
+        InputError: more than the model's context, or positions that it encodes in two ways.
     """
     shape, context = method.shape(model.shape), model.target.context_length
     # The last round may begin one token short of the length, and must neither cut its tree nor reach the limit.
@@ -52,6 +53,7 @@ def token_limit(model: EaModel, method: Method, prompt: Tensor, length: int) -> 
             f"the prompt of {prompt.shape[1]} tokens leaves no room for {length} tokens and a draft tree within the "
             f"model's context of {context}"
         )
+    model.target.refuse_crossing(prompt.shape[1], limit)
     return limit
 
 
@@ -64,6 +66,7 @@ def speculative_texts(
     length: int,
     stop_ids: frozenset[int],
     generator: torch.Generator,
+    processors: PathProcessors | None,
     finished: Callable[[], object],
 ) -> Speculative:
     """Draw texts with a method. The prompt is read once; all that is random is drawn anew for every text.
@@ -77,6 +80,7 @@ def speculative_texts(
         length: tokens of each that are kept. Trees are as large as in long texts, however short this is.
         stop_ids: end a text.
         generator: source of randomness.
+        processors: of the model's ``generation_config``.
         finished: called after each text.
 
     Raises:
@@ -85,7 +89,10 @@ def speculative_texts(
     shape, start = method.shape(model.shape), prompt.shape[1]
     limit = token_limit(model, method, prompt, length)
     decoding = Decoding(
-        model.target, (model.drafter, shape), prompt, warper, limit, frozenset(), generator, method.rule
+        model.target,
+        (model.drafter, shape),
+        Text(prompt, warper, limit, generator=generator, processors=processors),
+        method.rule,
     )
     texts = np.full((count, length), ENDED, dtype=np.int64)
     drafted = np.zeros((count, length), dtype=np.bool_)
@@ -114,6 +121,7 @@ def plain_texts(
     length: int,
     stop_ids: frozenset[int],
     generator: torch.Generator,
+    processors: PathProcessors | None,
 ) -> NDArray[np.int64]:
     """Draw texts token by token from the stock model.
 
@@ -128,6 +136,7 @@ def plain_texts(
         length: tokens of each.
         stop_ids: end a text.
         generator: source of randomness, on the CPU.
+        processors: of the model's ``generation_config``.
 
     Returns:
         (count, length) int64; ``ENDED`` behind a stop token.
@@ -138,14 +147,15 @@ def plain_texts(
     read = DynamicCache(config=model.config)
     logits = model(input_ids=prompt, past_key_values=read, use_cache=True).logits[:, -1]
     texts = np.full((count, length), ENDED, dtype=np.int64)
-    texts[:, 0] = _draws(_laws(logits, warper)[0], count, generator)
+    texts[:, 0] = _draws(_laws(logits, warper, processors, prompt)[0], count, generator)
     over = [ENDED, *stop_ids]
     for place in range(1, length):
         going = np.flatnonzero(~np.isin(texts[:, place - 1], over))
         prefixes, sizes, texts_of = _shared(texts[going, :place])
         for first in range(0, len(prefixes), ROWS):
-            rows = torch.from_numpy(prefixes[first : first + ROWS])
-            laws = _laws(_behind(model, read, rows.to(prompt.device)), warper)
+            rows = torch.from_numpy(prefixes[first : first + ROWS]).to(prompt.device)
+            written = torch.cat([prompt.expand(len(rows), -1), rows], dim=1)
+            laws = _laws(_behind(model, read, rows), warper, processors, written)
             for law, mine, size in zip(
                 laws, texts_of[first : first + ROWS], sizes[first : first + ROWS].tolist(), strict=True
             ):
@@ -175,8 +185,10 @@ def _behind(model: PreTrainedModel, read: DynamicCache, prefixes: Tensor) -> Ten
     return model(input_ids=prefixes, past_key_values=cache, use_cache=True).logits[:, -1]
 
 
-def _laws(logits: Tensor, warper: Warper) -> Tensor:
-    """(rows, V) logits -> (rows, V) float64 probabilities on the host."""
+def _laws(logits: Tensor, warper: Warper, processors: PathProcessors | None, written: Tensor) -> Tensor:
+    """(rows, V) logits behind (rows, length) tokens -> (rows, V) float64 probabilities on the host."""
+    if processors is not None:
+        logits = processors.of_texts(logits, written)
     laws = warper(logits).cpu().double()
     if not bool(laws.isfinite().all()):
         raise InputError(

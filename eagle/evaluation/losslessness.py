@@ -34,6 +34,7 @@ from eagle.evaluation.two_sample import (
 )
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
+from eagle.model.processors import processors_of
 from eagle.model.sampling import Warper
 
 REFERENCE = 4
@@ -138,6 +139,8 @@ def _audited_prompt(
     seeds = np.random.SeedSequence((settings.seed, number)).generate_state(3).tolist()
     warper = Warper(settings.temperature, settings.top_p, settings.top_k)
     stop_ids = model.stop_ids()
+    limit = token_limit(model, settings.method, prompt, settings.tokens)
+    processors = processors_of(model.base_model, prompt, limit, stop_ids)
     drawn = speculative_texts(
         model,
         settings.method,
@@ -147,6 +150,7 @@ def _audited_prompt(
         settings.tokens,
         stop_ids,
         torch.Generator().manual_seed(seeds[0]),
+        processors,
         bar.update,
     )
     plain = plain_texts(
@@ -157,6 +161,7 @@ def _audited_prompt(
         settings.tokens,
         stop_ids,
         torch.Generator().manual_seed(seeds[1]),
+        processors,
     )
     texts = np.concatenate([drawn.texts, plain])
     tests = {f"token {place + 1}": chi_square(texts[:, place], settings.draws) for place in range(1, settings.tokens)}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eagle.model.clock import Clock
 from eagle.model.drafter import Drafter, chance
+from eagle.model.processors import processors_of
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.model.tree import DraftTree, TreeShape, root_only
@@ -112,24 +113,36 @@ def expected_lengths(
         stop_ids: end the text.
         generator: source of randomness.
 
+    Raises:
+        InputError: a ``generation_config`` that cannot be honoured, or a text that crosses a change of the model's
+            position encoding.
+
     Yields:
         For each context what each candidate did.
     """
     text_rule = RULES["greedy" if warper.greedy else "tokenwise"]
+    processors = processors_of(target.model, prompt, length := prompt.shape[1] + contexts * every, stop_ids)
+    target.refuse_crossing(prompt.shape[1], length + max(candidate.shape.depth for candidate in candidates) + 1)
     shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
     sources = [chance(shape, warper, generator) for shape in shapes]
     draws = [1 if source is None else candidate.draws for candidate, source in zip(candidates, sources, strict=True)]
-    length = prompt.shape[1] + contexts * every
     largest = max(shapes, key=lambda shape: shape.most_drafted)
     cache = target.new_cache(length + sum(n * shape.total_token for n, shape in zip(draws, shapes, strict=True)))
     head_cache = drafter.new_cache(length, largest)
     scores = target.prefill(prompt, cache)
-    tokens, features = prompt[0, 1:].tolist(), scores.features
+    text, features = prompt[0].tolist(), scores.features
+    tokens = text[1:]
+
+    def law(tree: DraftTree, logits: Tensor) -> Tensor:
+        return warper(logits if processors is None else processors(logits, tree, text))
+
     for step in range(contexts * every):
-        root = int(text_rule.verify(root_only(0), warper(scores.logits), generator).next_token)
+        last = root_only(text[-1])
+        root = int(text_rule.verify(last, law(last, scores.logits), generator).next_token)
         if root in stop_ids or features is None:
             break
         tokens.append(root)
+        text.append(root)
         if step % every == 0:
             committed, following = head_cache.committed, torch.tensor(tokens)
             trees: list[list[DraftTree]] = []
@@ -144,7 +157,7 @@ def expected_lengths(
                     )
                 seconds.append(clock.lap() / count)
             whole, places = union([tree for drawn in trees for tree in drawn])
-            probs = warper(target.score(whole, cache, features=False).logits)
+            probs = law(whole, target.score(whole, cache, features=False).logits)
             cache.keep(())
             place_of = iter(places)
             measured = []

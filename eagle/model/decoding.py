@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from eagle.model.clock import Clock
 from eagle.model.drafter import Drafter, chance
+from eagle.model.processors import PathProcessors
 from eagle.model.sampling import Warper
 from eagle.model.target import Scores, Target
 from eagle.model.tree import DraftTree, TreeShape, root_only
@@ -41,17 +43,34 @@ class DecodingInfo(TypedDict):
     draft_length: list[int]
 
 
+@dataclass(frozen=True)
+class Text:
+    """A text to be written: its prompt, its law, and where it ends.
+
+    Attributes:
+        prompt: (1, n) int64.
+        warper: the law to sample from.
+        limit: total tokens never to be exceeded.
+        stop_ids: tokens that end the text.
+        generator: source of randomness; None is torch's global CPU generator.
+        processors: of the model's ``generation_config``; they come before the warper.
+    """
+
+    prompt: Tensor
+    warper: Warper
+    limit: int
+    stop_ids: frozenset[int] = frozenset()
+    generator: torch.Generator | None = None
+    processors: PathProcessors | None = None
+
+
 class Decoding:
     """One generation in progress: ``step`` is one round, until ``finished``.
 
     Args:
         target: the model whose text it is.
         drafting: what drafts it, and trees of which shape; None decodes autoregressively.
-        input_ids: (1, n) int64 prompt.
-        warper: the law to sample from.
-        limit: total tokens never to be exceeded.
-        stop_ids: tokens that end the text.
-        generator: source of randomness.
+        text: its prompt, law and ends.
         rule: verification; at temperature 0 it is always ``greedy``.
         processor_time: seconds that building the warper took, for the record.
     """
@@ -60,28 +79,24 @@ class Decoding:
         self,
         target: Target,
         drafting: tuple[Drafter, TreeShape] | None,
-        input_ids: Tensor,
-        warper: Warper,
-        limit: int,
-        stop_ids: frozenset[int],
-        generator: torch.Generator | None,
+        text: Text,
         rule: Rule = RULES["tokenwise"],
         processor_time: float = 0.0,
     ) -> None:
-        self.target, self.warper = target, warper
-        self.rule = RULES["greedy"] if warper.greedy else rule
+        self.target, self.text, self.generator = target, text, text.generator
+        self.rule = RULES["greedy"] if text.warper.greedy else rule
         if drafting is None:
             self.drafter, self.shape, self.chance = None, None, None
         else:
-            self.drafter, self.shape = drafting[0], drafting[1].at(warper.temperature)
-            self.chance = chance(self.shape, warper, generator)
-        self.limit, self.stop_ids, self.generator = limit, stop_ids, generator
-        self.tokens: list[int] = input_ids[0].tolist()
+            self.drafter, self.shape = drafting[0], drafting[1].at(text.warper.temperature)
+            self.chance = chance(self.shape, text.warper, text.generator)
+        self.tokens: list[int] = text.prompt[0].tolist()
+        self._read_anew = False
         self.prompt_length = len(self.tokens)
         self.info = _no_rounds(processor_time)
         self.finished = False
         self.clock = Clock(target.device)
-        self._begin(input_ids)
+        self._begin()
 
     @property
     def new_tokens(self) -> int:
@@ -93,11 +108,11 @@ class Decoding:
         return torch.tensor([self.tokens], device=self.target.device)
 
     @torch.inference_mode()
-    def _begin(self, input_ids: Tensor) -> None:
-        self.cache = self.target.new_cache(self.limit + (self.shape.total_token if self.shape else 1))
-        self.head_cache = self.drafter.new_cache(self.limit, self.shape) if self.drafter and self.shape else None
+    def _begin(self) -> None:
+        self.cache = self.target.new_cache(self.text.limit + (self.shape.total_token if self.shape else 1))
+        self.head_cache = self.drafter.new_cache(self.text.limit, self.shape) if self.drafter and self.shape else None
         self.info["kv_time"] = self.clock.lap()
-        scores = self.target.prefill(input_ids, self.cache, features=self.drafter is not None)
+        scores = self.target.prefill(self.text.prompt, self.cache, features=self.drafter is not None)
         # All that a restart needs to know: what else the target said of the prompt is in the caches by then.
         last = scores.features if scores.features is None else scores.features[-1:].clone()
         self._prompt_end = Scores(scores.logits.clone(), last)
@@ -119,10 +134,14 @@ class Decoding:
             raise ValueError("a text that has ended cannot be restarted; its memory is given away")
         self.generator = generator
         if self.shape is not None:
-            self.chance = chance(self.shape, self.warper, generator)
+            self.chance = chance(self.shape, self.text.warper, generator)
         self.info = _no_rounds(self.info["processor_time"])
         self.clock.lap()
         del self.tokens[self.prompt_length :]
+        if self._read_anew:
+            self.cache.forget()
+            self.target.prefill(self.text.prompt, self.cache, features=False)
+            self._read_anew = False
         self.cache.commit_prompt(self.prompt_length)
         if self.head_cache is not None:
             # The head reads each token beside the feature of the one before: the prompt's last waits for the text.
@@ -144,6 +163,7 @@ class Decoding:
         """One round: score the tree, verify it, commit the accepted path, draft the next tree."""
         tree, info = self.tree, self.info
         self.clock.lap()
+        self._read_anew |= self.target.read_anew(self.tokens, self.cache)
         scores = self.target.score(tree, self.cache, features=self.drafter is not None)
         info["tree_time"].append(self.clock.lap())
         verdict = self.verify(tree, scores.logits)
@@ -168,8 +188,15 @@ class Decoding:
             self._end()
 
     def verify(self, tree: DraftTree, logits: Tensor) -> Verdict:
-        """What of a tree is accepted, given (N, V) logits of the target."""
-        return self.rule.verify(tree, self.warper(logits), self.generator)
+        """What of a tree behind the text is accepted, given (N, V) logits of the target."""
+        return self.rule.verify(tree, self.law(tree, logits), self.generator)
+
+    def law(self, tree: DraftTree, logits: Tensor) -> Tensor:
+        """(N, V) logits of the target -> (N, V) probabilities of what follows each node of a tree behind the text; at
+        temperature 0 logits, see ``Warper``."""
+        if self.text.processors is not None:
+            logits = self.text.processors(logits, tree, self.tokens)
+        return self.text.warper(logits)
 
     def _end(self) -> None:
         """Leave the memory of the caches to the next generation."""
@@ -179,7 +206,8 @@ class Decoding:
 
     def _draft(self, features: Tensor | None) -> DraftTree:
         """A tree behind the last token, given the features of the tokens that the head has not seen yet."""
-        root, room = self.tokens[-1], self.limit - len(self.tokens) - 1
+        root, place = self.tokens[-1], len(self.tokens) - 1
+        room = self.target.levels(place, self.text.limit - place - 2)
         began = self.clock.now()
         if self.drafter is None or self.shape is None or features is None or self.head_cache is None:
             tree = root_only(root)
@@ -193,7 +221,7 @@ class Decoding:
         """Append up to the first stop token or the limit; returns how many."""
         for count, token in enumerate(tokens, start=1):
             self.tokens.append(token)
-            if token in self.stop_ids or len(self.tokens) >= self.limit:
+            if token in self.text.stop_ids or len(self.tokens) >= self.text.limit:
                 self.finished = True
                 return count
         return len(tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,16 @@ from eagle.model import tune
 from eagle.model.base import load_base, load_tokenizer
 from eagle.model.checkpoint import load_head, local_folder
 from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding, DecodingInfo
+from eagle.model.decoding import Decoding, DecodingInfo, Text
 from eagle.model.drafter import Drafter
 from eagle.model.int8 import with_int8_weights
 from eagle.model.method import Method
-from eagle.model.sampling import Warper
+from eagle.model.processors import processors_of
+from eagle.model.prompt import Prompt
+from eagle.model.sampling_params import SamplingParams
 from eagle.model.stored_trees import NO_TREES, StoredTrees
 from eagle.model.target import Target
+from eagle.model.target_check import refuse_wrong_scores
 from eagle.model.tree import AUTO_TOTAL_TOKEN, Sampling, TreeShape
 from eagle.verification import RULES, Rule
 
@@ -70,6 +73,7 @@ class EaModel:
         depth: int | None = None,
         top_k: int | None = None,
         sampling: Sampling | None = None,
+        verify_target: bool = True,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head.
@@ -86,6 +90,8 @@ class EaModel:
             depth: expansions after the tree's first level (7).
             top_k: children of an expanded node, and expanded nodes a level (10).
             sampling: of the hybrid trees that ``hsd=True`` drafts; None is a default.
+            verify_target: check on the loaded base model that it scores trees as it scores single tokens, and refuse
+                it otherwise; a fraction of a second. False skips the check.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -101,6 +107,8 @@ class EaModel:
         shape = TreeShape(**EAGLE_BOUNDS | given, sampling=sampling)
         base_model_path, ea_model_path = assets.resolve_pair(base_model_path, ea_model_path)
         target = Target(load_base(base_model_path, **hf_kwargs))
+        if verify_target:
+            refuse_wrong_scores(target)
         head = load_head(ea_model_path, target)
         with_int8_weights(head)
         if auto:
@@ -111,7 +119,9 @@ class EaModel:
         return cls(target, Drafter(head), shape, base_model_path, trees)
 
     def eval(self) -> EaModel:
-        """The model itself, which is always in evaluation mode."""
+        """Put base model and head into evaluation mode, in which they are loaded; returns the model itself."""
+        self.base_model.eval()
+        self.ea_layer.eval()
         return self
 
     @property
@@ -136,28 +146,34 @@ class EaModel:
 
     def eagenerate(
         self,
-        input_ids: Tensor,
-        temperature: float = 0.0,
-        top_p: float = 0.0,
-        top_k: float = 0.0,
-        max_new_tokens: int = 512,
-        max_length: int = 2048,
+        input_ids: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: float | None = None,
+        max_new_tokens: int | None = None,
+        max_length: int | None = None,
         log: bool = False,
         is_llama3: bool = False,
         hsd: bool = False,
         generator: torch.Generator | None = None,
         verifier: str | None = None,
         tree: str | TreeShape | None = None,
+        attention_mask: Tensor | Sequence[Any] | None = None,
     ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
         """Generate speculatively; the text is distributed exactly as the base model's own.
 
+        What the model's ``generation_config`` says beside sampling is done as the stock ``generate`` does it: tokens
+        that end a text, penalties, tokens and n-grams that are forbidden, forced or put off. Its sampling values
+        (``temperature``, ``top_p``, ``top_k`` and the like) are not read, as in the original EAGLE code: sampling is
+        what the arguments say. None means the default, in every argument.
+
         Args:
-            input_ids: (1, n) int64 prompt.
-            temperature: 0 is greedy.
-            top_p: nucleus mass; 0 and 1 mean off.
-            top_k: most likely tokens kept; 0 means off.
-            max_new_tokens: new tokens at most.
-            max_length: tokens at most, the prompt included.
+            input_ids: (1, n) int64 prompt, or a list of token ids.
+            temperature: 0 (the default) is greedy.
+            top_p: nucleus mass; 0 (the default) and 1 mean off.
+            top_k: most likely tokens kept; 0 (the default) means off.
+            max_new_tokens: new tokens at most (512).
+            max_length: tokens at most, the prompt included (2048).
             log: also return counts and timings.
             is_llama3: ``<|eot_id|>`` also ends the text.
             hsd: hierarchical verification of hybrid trees; false is EAGLE-3: deterministic trees, token-wise.
@@ -166,54 +182,61 @@ class EaModel:
                 lossy and warns.
             tree: for ablations, another kind of tree (``deterministic``, ``hybrid``, ``chain``), or a shape, which is
                 taken as it is: one without ``sampling`` is a deterministic tree, also with ``hsd``.
+            attention_mask: of the shape of ``input_ids``, 0 for padding on the left, which is not read; without it
+                leading padding tokens are taken for padding, as the stock ``generate`` does.
 
         Returns:
-            ``output_ids`` (1, length), prompt included, ending with the stop token if there was one; with ``log`` also
-            the number of new tokens, the index of the last round (-1: the prefill ended it) and a ``DecodingInfo``.
+            ``output_ids`` (1, length), prompt and padding included, ending with the stop token if there was one; with
+            ``log`` also the number of new tokens, the index of the last round (-1: the prefill ended it) and a
+            ``DecodingInfo``.
 
         Raises:
             InputError: (a ``ValueError``) bad arguments, a rule that does not go with the tree, a prompt that leaves no
-                room, or logits with NaN.
+                room, a ``generation_config`` that cannot be honoured, a model in training mode, or logits with NaN.
         """
-        method = self._method(hsd, verifier, tree, temperature)
-        decoding = self._decoding(
-            method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
-        )
-        return _run(decoding, log)
+        params = SamplingParams.of(locals())
+        method = self._method(hsd, verifier, tree, params.temperature)
+        return _run(*self._begin(method, input_ids, params, attention_mask), log)
 
     def ea_generate(
         self,
-        input_ids: Tensor,
-        temperature: float = 0.0,
-        top_p: float = 0.0,
-        top_k: float = 0.0,
-        max_new_tokens: int = 512,
-        max_length: int = 2048,
+        input_ids: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: float | None = None,
+        max_new_tokens: int | None = None,
+        max_length: int | None = None,
         is_llama3: bool = False,
         hsd: bool = False,
         generator: torch.Generator | None = None,
         verifier: str | None = None,
         tree: str | TreeShape | None = None,
+        attention_mask: Tensor | Sequence[Any] | None = None,
     ) -> Iterator[Tensor]:
         """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after prefill and each round."""
-        method = self._method(hsd, verifier, tree, temperature)
-        decoding = self._decoding(
-            method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
-        )
-        return (progress.output_ids() for progress in _rounds(decoding))
+        params = SamplingParams.of(locals())
+        method = self._method(hsd, verifier, tree, params.temperature)
+        decoding, prompt = self._begin(method, input_ids, params, attention_mask)
+        return (prompt.padded(progress.output_ids()) for progress in _rounds(decoding))
 
-    def rounds(
+    def naivegenerate(
         self,
-        drafting: Method | None,
-        input_ids: Tensor,
-        temperature: float = 0.0,
-        top_p: float = 0.0,
-        top_k: float = 0.0,
-        max_new_tokens: int = 512,
-        max_length: int = 2048,
+        input_ids: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: float | None = None,
+        max_new_tokens: int | None = None,
+        max_length: int | None = None,
+        log: bool = False,
         is_llama3: bool = False,
         generator: torch.Generator | None = None,
-        shape: TreeShape | None = None,
+        attention_mask: Tensor | Sequence[Any] | None = None,
+    ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
+        """The baseline: autoregressive decoding through the same target path, with ``eagenerate``'s arguments."""
+        return _run(*self._begin(None, input_ids, SamplingParams.of(locals()), attention_mask), log)
+
+    def rounds(
+        self, drafting: Method | None, input_ids: Tensor, params: SamplingParams, shape: TreeShape | None = None
     ) -> Generator[Decoding, None, None]:
         """A generation for those who watch it: yields it, one and the same, after prefill and each round.
 
@@ -222,14 +245,8 @@ class EaModel:
 
         Args:
             drafting: kind of tree and verification rule; None decodes autoregressively.
-            input_ids: as those of ``eagenerate``, like all that follow.
-            temperature: 0 is greedy.
-            top_p: nucleus mass; 0 and 1 mean off.
-            top_k: most likely tokens kept; 0 means off.
-            max_new_tokens: new tokens at most.
-            max_length: tokens at most, the prompt included.
-            is_llama3: ``<|eot_id|>`` also ends the text.
-            generator: source of randomness; None is torch's global CPU generator.
+            input_ids: (1, n) int64 prompt.
+            params: sampling and ends of the text.
             shape: bounds of the trees; None: see ``shape_for``.
 
         Raises:
@@ -237,31 +254,9 @@ class EaModel:
         """
         method = None
         if drafting is not None:
-            bounded = drafting.shape(shape) if shape else self.shape_for(drafting, temperature)
+            bounded = drafting.shape(shape) if shape else self.shape_for(drafting, params.temperature)
             method = bounded, drafting.rule
-        yield from _rounds(
-            self._decoding(
-                method, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
-            )
-        )
-
-    def naivegenerate(
-        self,
-        input_ids: Tensor,
-        temperature: float = 0.0,
-        top_p: float = 0.0,
-        top_k: float = 0.0,
-        max_new_tokens: int = 512,
-        max_length: int = 2048,
-        log: bool = False,
-        is_llama3: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
-        """The baseline: autoregressive decoding through the same target path, with ``eagenerate``'s arguments."""
-        decoding = self._decoding(
-            None, input_ids, temperature, top_p, top_k, max_new_tokens, max_length, is_llama3, generator
-        )
-        return _run(decoding, log)
+        yield from _rounds(self._begin(method, input_ids, params)[0])
 
     def stop_ids(self, is_llama3: bool = False) -> frozenset[int]:
         """Tokens that end a text: the eos ids of the model's generation config, and ``<|eot_id|>`` for Llama 3.
@@ -288,61 +283,46 @@ class EaModel:
         method = Method.named(hsd, verifier, tree)
         return self.shape_for(method, temperature), method.rule
 
-    def _decoding(
+    def _begin(
         self,
         method: tuple[TreeShape, Rule] | None,
-        input_ids: Tensor,
-        temperature: float,
-        top_p: float,
-        top_k: float,
-        max_new_tokens: int,
-        max_length: int,
-        is_llama3: bool,
-        generator: torch.Generator | None,
-    ) -> Decoding:
+        input_ids: object,
+        params: SamplingParams,
+        attention_mask: object = None,
+    ) -> tuple[Decoding, Prompt]:
+        """Read the prompt; here is also where one is refused."""
+        if any(module.training for module in self.base_model.modules()):
+            raise InputError("the base model is in training mode (its dropout is on); call eval() on this model first")
         clock = Clock(self.device)
-        warper = Warper(temperature, top_p, top_k)
+        stop_ids = self.stop_ids(params.is_llama3)
+        prompt = Prompt.read(input_ids, attention_mask, self.target.vocab_size, self.target.pad_id, stop_ids)
+        limit = self._limit(prompt, params)
+        ids = prompt.input_ids.to(self.device)
+        processors = processors_of(self.base_model, ids, limit, stop_ids)
+        warper = params.warper()
         processor_time = clock.lap()
-        limit = self._limit(input_ids, max_new_tokens, max_length)
         shape, rule = method or (None, RULES["tokenwise"])
-        return Decoding(
-            self.target,
-            None if shape is None else (self.drafter, shape),
-            input_ids,
-            warper,
-            limit,
-            self.stop_ids(is_llama3),
-            generator,
-            rule,
-            processor_time,
-        )
+        drafting = None if shape is None else (self.drafter, shape)
+        text = Text(ids, warper, limit, stop_ids, params.generator, processors)
+        return Decoding(self.target, drafting, text, rule, processor_time), prompt
 
-    def _limit(self, input_ids: Tensor, max_new_tokens: int, max_length: int) -> int:
-        """Total tokens this prompt may grow to; also where a prompt is refused."""
-        if input_ids.ndim != 2 or input_ids.shape[0] != 1:
-            raise InputError(f"input_ids must have shape (1, n), one prompt at a time, not {tuple(input_ids.shape)}")
-        if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
-            raise InputError(f"input_ids must be integers, not {input_ids.dtype}")
-        length = input_ids.shape[1]
-        if length == 0:
-            raise InputError("the prompt is empty; give at least one token (the model's bos token, for instance)")
-        if int(input_ids.min()) < 0 or int(input_ids.max()) >= self.target.vocab_size:
-            raise InputError(f"input_ids hold a token outside the model's vocabulary of {self.target.vocab_size}")
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
-        context = self.target.context_length
+    def _limit(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Total tokens this prompt may grow to, its padding not counted."""
+        length, context = prompt.input_ids.shape[1], self.target.context_length
+        max_length = params.max_length - prompt.padding.shape[1]
         for room, name in ((max_length, "max_length"), (context, "the model's context")):
             if room is not None and length >= room:
                 raise InputError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
-        return min(length + max_new_tokens, max_length, context or max_length)
+        return min(length + params.max_new_tokens, max_length, context or max_length)
 
 
-def _run(decoding: Decoding, log: bool) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
+def _run(decoding: Decoding, prompt: Prompt, log: bool) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
     while not decoding.finished:
         decoding.step()
+    output_ids = prompt.padded(decoding.output_ids())
     if not log:
-        return decoding.output_ids()
-    return decoding.output_ids(), decoding.new_tokens, len(decoding.info["tree_time"]) - 1, decoding.info
+        return output_ids
+    return output_ids, decoding.new_tokens, len(decoding.info["tree_time"]) - 1, decoding.info
 
 
 def _rounds(decoding: Decoding) -> Generator[Decoding, None, None]:

@@ -122,6 +122,11 @@ class TreeCache(Cache):
         """The first ``length`` positions are the committed prompt; forget what follows."""
         self._commit(length)
 
+    def forget(self) -> None:
+        """Begin anew, as an empty cache does."""
+        self.view_exactly()
+        self._commit(0)
+
     def view_masked(self, nodes: int) -> int:
         """Let the next update of ``nodes`` tokens return some positions that are not filled; returns how many in all.
 

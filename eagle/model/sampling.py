@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
 
 from eagle.errors import InputError
+from eagle.model.checks import number
 from eagle.model.devices import wide_dtype
 
 # Columns that are summed at once in drawing.
@@ -34,6 +35,7 @@ class Warper:
     """
 
     def __init__(self, temperature: float, top_p: float = 0.0, top_k: float = 0.0) -> None:
+        temperature, top_p, top_k = number("temperature", temperature), number("top_p", top_p), number("top_k", top_k)
         if not math.isfinite(temperature) or temperature < 0:
             raise InputError(f"temperature must be a finite number, 0 or more, not {temperature}")
         if not 0.0 <= top_p <= 1.0:

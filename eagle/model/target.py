@@ -7,6 +7,7 @@ modeling files of ``transformers`` are used as they are.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from eagle.errors import InputError
 from eagle.model.attention import GROUPED_SDPA
 from eagle.model.devices import sent
 from eagle.model.kv_cache import Slabs, TreeCache
+from eagle.model.positions import switch_of
 from eagle.model.tree import DraftTree
 
 # Prompts are read in pieces of so many tokens, which bounds the memory of activations for long ones.
@@ -50,6 +52,7 @@ class Target:
 
     Attributes:
         windows: of each attention layer its sliding window, None for full attention.
+        switch: where its position encoding changes with the length of the text, None: nowhere.
 
     Raises:
         InputError: an architecture in which a drafted tree cannot be scored in one forward.
@@ -60,6 +63,7 @@ class Target:
         self.config = model.config.get_text_config(decoder=True)
         self.feature_layers = feature_layers
         self.windows = attention_windows(model)
+        self.switch = switch_of(model)
         if self.config._attn_implementation == "sdpa":
             model.set_attn_implementation(GROUPED_SDPA)
         self.accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -84,6 +88,12 @@ class Target:
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
         return stop_ids(self.model.generation_config, self.config)
+
+    @property
+    def pad_id(self) -> int | None:
+        """Token that pads prompts, as the stock ``generate`` takes it from the generation config."""
+        generation = self.model.generation_config
+        return None if generation is None else generation.pad_token_id
 
     @property
     def embedding(self) -> Tensor:
@@ -115,17 +125,58 @@ class Target:
             Logits of the last token only, (1, V), and features (n, k * H).
         """
         length = input_ids.shape[1]
-        filled = min(-(-length // PREFILL_STEP) * PREFILL_STEP, max(self.context_length or 0, length))
+        # Filling may not lengthen the text past where positions are encoded in another way; nor may pieces lie on both
+        # sides of it.
+        behind = self.switch is not None and length > self.switch.at
+        most = self.switch.at if self.switch and not behind else self.context_length or 0
+        filled = min(-(-length // PREFILL_STEP) * PREFILL_STEP, max(most, length))
+        chunk = filled if behind else PREFILL_CHUNK
         # What follows the prompt is invisible to it under causal attention, and forgotten below.
         padded = functional.pad(input_ids.to(self.device), (0, filled - length))
         pieces = []
-        for start in range(0, length, PREFILL_CHUNK):
-            piece = padded[:, start : start + PREFILL_CHUNK]
+        for start in range(0, length, chunk):
+            piece = padded[:, start : start + chunk]
             last = min(length - start, piece.shape[1]) - 1
             pieces.append(self._forward(piece, cache, features, only_row=last))
         cache.commit_prompt(length)
         seen = [piece.features for piece in pieces if piece.features is not None]
         return Scores(pieces[-1].logits, torch.cat(seen)[:length] if seen else None)
+
+    def levels(self, root: int, levels: int) -> int:
+        """Of ``levels`` that may be drafted below a root at a position, those that one forward scores rightly."""
+        return levels if self.switch is None else self.switch.levels(root, levels)
+
+    def refuse_crossing(self, start: int, end: int) -> None:
+        """Refuse texts that grow from ``start`` to ``end`` tokens where that changes how positions are encoded.
+
+        For what reads many texts side by side or again and again; a single text goes on, see ``read_anew``.
+
+        Raises:
+            InputError: they would.
+        """
+        if self.switch is not None and start <= self.switch.at < end:
+            raise InputError(
+                f"texts of {start} to {end} tokens cross the {self.switch.at} at which {type(self.model).__name__} "
+                "changes its position encoding; take shorter prompts or fewer new tokens"
+            )
+
+    def read_anew(self, tokens: Sequence[int], cache: TreeCache) -> bool:
+        """Where the stock model would, read a text again whose cache is of another position encoding than its next
+        token; returns whether it was.
+
+        Args:
+            tokens: n, the last one not in the cache yet.
+            cache: of the n - 1 others.
+        """
+        switch = self.switch
+        if switch is None or not switch.rereads or cache.committed != switch.at:
+            return False
+        text = torch.tensor([tokens[:-1]], device=self.device)
+        cache.forget()
+        # In one piece and with the token behind it, whose position makes all of them be encoded as its own.
+        self._forward(functional.pad(text, (0, 1), value=tokens[-1]), cache, features=False, only_row=0)
+        cache.commit_prompt(switch.at)
+        return True
 
     def score(self, tree: DraftTree, cache: TreeCache, features: bool = True) -> Scores:
         """Score all nodes of a tree in one forward; follow it by ``cache.keep(path)``.

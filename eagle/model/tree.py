@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from eagle.errors import InputError
+from eagle.model.checks import number, whole_number
 from eagle.model.devices import sent
 
 AUTO_TOTAL_TOKEN = -1
@@ -46,13 +47,13 @@ class Sampling:
     draft_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
+        if self.threshold is not None and not 0.0 <= number("threshold", self.threshold) <= 1.0:
             raise InputError(f"threshold must lie in [0, 1], not {self.threshold}")
-        if not 0.0 < self.rho <= 1.0:
+        if not 0.0 < number("rho", self.rho) <= 1.0:
             raise InputError(f"rho must lie in (0, 1], not {self.rho}: a child's key may not exceed its parent's")
-        if not 0 <= self.samples <= MOST_SAMPLES:
+        if not 0 <= whole_number("samples", self.samples) <= MOST_SAMPLES:
             raise InputError(f"samples must be 0 to {MOST_SAMPLES}, not {self.samples}")
-        if not (math.isfinite(self.draft_temperature) and self.draft_temperature > 0):
+        if not (math.isfinite(number("draft_temperature", self.draft_temperature)) and self.draft_temperature > 0):
             raise InputError(f"draft_temperature must be a finite number above 0, not {self.draft_temperature}")
 
 
@@ -73,14 +74,14 @@ class TreeShape:
     sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
-        if self.total_token < 2:
+        if whole_number("total_token", self.total_token) < 2:
             raise InputError(
                 f"total_token must be at least 2 (the root and one draft) or {AUTO_TOTAL_TOKEN} (tune), "
                 f"not {self.total_token}"
             )
-        if self.depth < 0:
+        if whole_number("depth", self.depth) < 0:
             raise InputError(f"depth must be 0 or more, not {self.depth}")
-        if self.top_k < 1:
+        if whole_number("top_k", self.top_k) < 1:
             raise InputError(f"top_k must be 1 or more, not {self.top_k}")
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eagle.model.acceptance import expected_length
 from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding
+from eagle.model.decoding import Decoding, Text
 from eagle.model.drafter import Drafter
 from eagle.model.head import Eagle3Head
 from eagle.model.method import Method
@@ -53,11 +53,7 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
     decoding = Decoding(
         target,
         (Drafter(head), shape),
-        prompt,
-        Warper(temperature=1.0),
-        limit,
-        frozenset(),
-        torch.Generator().manual_seed(0),
+        Text(prompt, Warper(temperature=1.0), limit, generator=torch.Generator().manual_seed(0)),
         rule=Rule(rule.name, observe, rule.lossless),
     )
     while not decoding.finished and len(decoding.info["tree_time"]) < ROUNDS:

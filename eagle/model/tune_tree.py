@@ -29,7 +29,7 @@ from eagle.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.checkpoint import local_folder
 from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding
+from eagle.model.decoding import Decoding, Text
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
@@ -113,7 +113,7 @@ def seconds_without_drafting(
     generator = torch.Generator().manual_seed(0)
     limit = prompt.shape[1] + shape.depth + 64
     decoding = Decoding(
-        model.target, (model.drafter, shape), prompt, warper, limit, frozenset(), generator, method.rule
+        model.target, (model.drafter, shape), Text(prompt, warper, limit, generator=generator), method.rule
     )
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(REPEATS):

@@ -16,6 +16,7 @@ from eagle.application.streaming import OWN, Statistics, race, stream
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.model.method import DEFAULT_SAMPLING, Method
+from eagle.model.sampling_params import SamplingParams
 from eagle.model.tree import TreeShape
 from tests.tiny import load_pair, make_chat_pair
 
@@ -54,7 +55,9 @@ def test_pieces_are_the_text_and_depths_the_accept_lengths(
             tree=drafting.tree,
         )
     output_ids, new_tokens, last_round, info = logged
-    updates = list(stream(model.rounds(drafting, prompt(model), **sampling, generator=seeded()), tokenizer))
+    updates = list(
+        stream(model.rounds(drafting, prompt(model), SamplingParams(**sampling, generator=seeded())), tokenizer)
+    )
 
     new_ids = output_ids[0, prompt(model).shape[1] :]
     text = "".join(piece.text for update in updates for piece in update.pieces)
@@ -75,8 +78,8 @@ def test_every_token_has_the_depth_it_was_accepted_at(model: EaModel) -> None:
     """In ASCII a token of this tokenizer is a character, which is out as soon as the token is."""
     tokenizer, wide = model.get_tokenizer(), TreeShape(120, 3, 24, DEFAULT_SAMPLING)
     sampling = {"temperature": 1.0, "max_new_tokens": 300, "shape": wide}
-    watched = model.rounds(HSD, prompt(model), **sampling, generator=seeded())
-    updates = stream(model.rounds(HSD, prompt(model), **sampling, generator=seeded()), tokenizer)
+    watched = model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded()))
+    updates = stream(model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded())), tokenizer)
     seen, deepest = 0, 0
     for decoding, update in zip(watched, updates, strict=True):
         fresh = decoding.tokens[decoding.prompt_length + seen :]
@@ -96,7 +99,8 @@ def test_a_closed_stream_leaves_its_memory_and_the_model_as_new(model: EaModel) 
     whole = model.eagenerate(prompt(model), temperature=1.0, max_new_tokens=40, hsd=True, generator=seeded())
     slabs = model.target._spare
     updates = stream(
-        model.rounds(HSD, prompt(model), temperature=1.0, max_new_tokens=40, generator=seeded()), model.get_tokenizer()
+        model.rounds(HSD, prompt(model), SamplingParams(temperature=1.0, max_new_tokens=40, generator=seeded())),
+        model.get_tokenizer(),
     )
     next(updates)
     next(updates)
@@ -109,7 +113,7 @@ def test_a_closed_stream_leaves_its_memory_and_the_model_as_new(model: EaModel) 
 
 def test_memory_of_a_failed_generation_is_not_used_again(tmp_path: Path) -> None:
     model = load_pair(*make_chat_pair(tmp_path))
-    rounds = model.rounds(HSD, prompt(model), temperature=1.0, max_new_tokens=40, generator=seeded())
+    rounds = model.rounds(HSD, prompt(model), SamplingParams(temperature=1.0, max_new_tokens=40, generator=seeded()))
     next(rounds)
     with torch.no_grad():
         weight = model.base_model.model.norm.weight
@@ -129,7 +133,7 @@ def test_statistics_count_prefill_and_accepted_tokens() -> None:
 def test_time_between_updates_is_not_counted(model: EaModel) -> None:
     """A reader that takes its time costs nothing."""
     pause, seconds = 0.2, []
-    for update in stream(model.rounds(None, prompt(model), max_new_tokens=8), model.get_tokenizer()):
+    for update in stream(model.rounds(None, prompt(model), SamplingParams(max_new_tokens=8)), model.get_tokenizer()):
         seconds.append(update.statistics.seconds)
         time.sleep(pause)
     assert len(seconds) >= 5

@@ -12,9 +12,10 @@ import torch
 from scipy.stats import chi2
 
 from eagle.model import tree as tree_module
-from eagle.model.decoding import Decoding
+from eagle.model.decoding import Decoding, Text
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
+from eagle.model.processors import processors_of
 from eagle.model.sampling import Warper
 from eagle.model.tree import Chance, DraftTree, Sampling, TreeShape
 from eagle.verification import RULES, Plan, Rule
@@ -79,11 +80,14 @@ def test_a_seed_means_the_same_text_on_every_device(
 def target_table(model: EaModel, warper: Warper) -> Table:
     """What the stock model says after the prompt and a path of tokens, through the transformers warpers."""
     known: dict[Path_, torch.Tensor] = {}
+    processors = processors_of(model.base_model, PROMPT, 200, frozenset())
 
     def law(path: Path_) -> torch.Tensor:
         if path not in known:
             with torch.inference_mode():
-                known[path] = warper(model.base_model(torch.tensor([[*PROMPT[0].tolist(), *path]])).logits[:, -1])[0]
+                ids = torch.tensor([[*PROMPT[0].tolist(), *path]])
+                logits = model.base_model(ids).logits[:, -1]
+                known[path] = warper(logits if processors is None else processors.of_texts(logits, ids))[0]
         return known[path]
 
     return law
@@ -105,9 +109,9 @@ def round_distance(
     warper = Warper(*sampling)
     # Two levels, two expanded nodes, fewer nodes than candidates, so that pruning decides.
     shape = Method(tree, rule.name).shape(TreeShape(6, 1, 2, drafted_with))
-    decoding = Decoding(
-        model.target, (model.drafter, shape), PROMPT, warper, 200, frozenset(), None, rule=_forced(first)
-    )
+    processors = processors_of(model.base_model, PROMPT, 200, frozenset())
+    text = Text(PROMPT, warper, 200, processors=processors)
+    decoding = Decoding(model.target, (model.drafter, shape), text, _forced(first))
     committed = decoding.head_cache.committed
     with torch.inference_mode():
         features = model.target.prefill(PROMPT, model.target.new_cache(64)).features[-1:]
@@ -121,7 +125,7 @@ def round_distance(
     begun: dict[Path_, float] = {}
     with torch.inference_mode():
         for weight, drafted in every_draw(make):
-            probs = warper(model.target.score(drafted, decoding.cache).logits)
+            probs = decoding.law(drafted, model.target.score(drafted, decoding.cache).logits)
             decoding.cache.keep(())
             for (path, token), share in outcomes(drafted, rule.plan(drafted, probs)).items():
                 begun[*path, token] = begun.get((*path, token), 0.0) + weight * share
@@ -282,17 +286,15 @@ def test_sampling_shows_the_published_rule(tmp_path: Path, monkeypatch: pytest.M
 def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
     """The caches after commits and compactions hold what a prefill of the same tokens puts there."""
     drafting = (llama.drafter, llama.shape)
-    decoding = Decoding(llama.target, drafting, PROMPT, Warper(1.0), 60, frozenset(), torch.Generator().manual_seed(3))
+    decoding = Decoding(
+        llama.target, drafting, Text(PROMPT, Warper(1.0), 60, generator=torch.Generator().manual_seed(3))
+    )
     while not decoding.finished:
         fresh = Decoding(
             llama.target,
             drafting,
-            torch.tensor([decoding.tokens[:-1]]),
-            Warper(1.0),
-            60,
-            frozenset(),
-            None,
-            rule=_forced(decoding.tokens[-1]),
+            Text(torch.tensor([decoding.tokens[:-1]]), Warper(1.0), 60),
+            _forced(decoding.tokens[-1]),
         )
         assert fresh.tree.tokens.tolist() == decoding.tree.tokens.tolist()
         assert fresh.tree.parents.tolist() == decoding.tree.parents.tolist()
@@ -306,7 +308,7 @@ def test_a_long_prompt_is_drafted_from_in_pieces(llama: EaModel, monkeypatch: py
     trees = []
     for chunk in (2048, 7):
         monkeypatch.setattr("eagle.model.drafter.PREFILL_CHUNK", chunk)
-        start = Decoding(llama.target, (llama.drafter, llama.shape), prompt, Warper(0.0), 60, frozenset(), None)
+        start = Decoding(llama.target, (llama.drafter, llama.shape), Text(prompt, Warper(0.0), 60))
         trees.append(start.tree)
     assert trees[0].tokens.tolist() == trees[1].tokens.tolist()
     torch.testing.assert_close(trees[0].keys, trees[1].keys)
@@ -466,7 +468,7 @@ def test_hsd_samples_children_and_accepts_them(llama: EaModel) -> None:
 
     rule = Rule("hsd", observe, lossless=True)
     generator = torch.Generator().manual_seed(1)
-    decoding = Decoding(llama.target, (llama.drafter, shape), PROMPT, Warper(1.0), 80, frozenset(), generator, rule)
+    decoding = Decoding(llama.target, (llama.drafter, shape), Text(PROMPT, Warper(1.0), 80, generator=generator), rule)
     while not decoding.finished:
         decoding.step()
     assert any(tree.laws is not None and (tree.laws.row_of >= 0).sum() >= 2 for tree in seen)

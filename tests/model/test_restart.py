@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eagle.model.decoding import Decoding
+from eagle.model.decoding import Decoding, Text
 from eagle.model.ea_model import EaModel
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
@@ -18,7 +18,7 @@ def begun(model: EaModel, method: Method | None, seed: int, prompt: torch.Tensor
     drafting = None if method is None else (model.drafter, method.shape(model.shape))
     rule = {} if method is None else {"rule": method.rule}
     generator = torch.Generator().manual_seed(seed)
-    return Decoding(model.target, drafting, prompt, Warper(1.0), 60, frozenset(), generator, **rule)
+    return Decoding(model.target, drafting, Text(prompt, Warper(1.0), 60, generator=generator), **rule)
 
 
 def finished(decoding: Decoding) -> tuple[list[int], list[int], list[int]]:

@@ -1,7 +1,7 @@
 # Everything a machine with Python 3.11-3.13 and make needs: `make demo`, `make test`.
 
 PYTHON ?= python3
-# On Linux, PyPI's torch is the CUDA build; TORCH_INDEX=https://download.pytorch.org/whl/cpu fetches the small CPU one.
+# Where torch comes from is found out, unless TORCH_INDEX names a package index.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV := .venv
@@ -16,7 +16,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: setup.py requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(RUN) tools/install_torch.py "$(TORCH)"$(if $(TORCH_INDEX), --index-url "$(TORCH_INDEX)")
 	$(PIP) install --editable ".[dev,train,app]"
 	touch $@
 

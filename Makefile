@@ -7,6 +7,8 @@ TORCH_INDEX ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+# In as many processes as there are cores, each of one thread.
+TESTS := $(RUN) -m pytest --numprocesses auto --dist worksteal
 QUESTIONS := 8
 NEW_TOKENS := 96
 
@@ -26,10 +28,10 @@ demo: setup
 	  --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS) --html mt_bench/demo/report.html
 
 test: setup lint types
-	$(RUN) -m pytest
+	$(TESTS)
 
 test-fast: setup
-	$(RUN) -m pytest -m "not slow and not network"
+	$(TESTS) -m "not slow and not network"
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -1,12 +1,14 @@
 # Everything a machine with Python 3.11-3.13 and make needs: `make demo`, `make test`.
 
 PYTHON ?= python3
-# On Linux, PyPI's torch is the CUDA build; TORCH_INDEX=https://download.pytorch.org/whl/cpu fetches the small CPU one.
+# Where torch comes from is found out, unless TORCH_INDEX names a package index.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+# In as many processes as there are cores, each of one thread.
+TESTS := $(RUN) -m pytest --numprocesses auto --dist worksteal
 QUESTIONS := 8
 NEW_TOKENS := 96
 
@@ -16,7 +18,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: setup.py requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(RUN) tools/install_torch.py "$(TORCH)"$(if $(TORCH_INDEX), --index-url "$(TORCH_INDEX)")
 	$(PIP) install --editable ".[dev,train,app]"
 	touch $@
 
@@ -26,10 +28,10 @@ demo: setup
 	  --question-end $(QUESTIONS) --max-new-token $(NEW_TOKENS) --html mt_bench/demo/report.html
 
 test: setup lint types
-	$(RUN) -m pytest
+	$(TESTS)
 
 test-fast: setup
-	$(RUN) -m pytest -m "not slow and not network"
+	$(TESTS) -m "not slow and not network"
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -35,6 +35,7 @@ setup(
             "mypy==2.4.1",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.150,<7",
             "scipy>=1.13",
             "psutil>=6",

@@ -1,11 +1,32 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
 
 from eagle.model.ea_model import EaModel
 from tests.tiny import load_pair, make_pair
+
+MEMORY = 2 * 2**30
+"""Bytes that one process of tests may come to need, with those it starts."""
+
+# As many processes as cores are one thread each, and so are the programs they start; results depend on no machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means: as many processes as there are cores to run on, and memory for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, psutil.virtual_memory().total // MEMORY))
 
 
 @pytest.fixture(scope="session")

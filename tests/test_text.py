@@ -15,7 +15,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBa
     return AutoTokenizer.from_pretrained(make_chat_pair(tmp_path_factory.mktemp("bytes"))[0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_pieces_make_up_the_text(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     stream = TextStream(tokenizer)
@@ -43,7 +43,7 @@ def test_special_tokens_add_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
     assert stream.end() == ""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.sampled_from(" \nab€😀"), max_size=20))
 def test_ends_cut_a_stripped_text_into_what_each_token_added(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     tokens = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]

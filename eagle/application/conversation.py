@@ -15,6 +15,7 @@ from eagle.application.streaming import Update, stream
 from eagle.chat_template import Message, chat_ids, require_chat_template
 from eagle.errors import InputError
 from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
+from eagle.model.clock import Clock
 from eagle.model.ea_model import EaModel
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.sampling import Warper
@@ -135,7 +136,7 @@ class ChatModel:
             ),
             self.shape(settings),
         )
-        yield from stream(rounds, self.tokenizer)
+        yield from stream(rounds, self.tokenizer, Clock(self.model.device))
 
     def shape(self, settings: ChatSettings) -> TreeShape:
         """The trees that some settings mean."""

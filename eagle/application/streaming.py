@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
+from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding
 from eagle.text import TextStream
 
@@ -77,7 +78,7 @@ class Update:
 
 
 def stream(
-    rounds: Generator[Decoding, None, None], tokenizer: PreTrainedTokenizerBase
+    rounds: Generator[Decoding, None, None], tokenizer: PreTrainedTokenizerBase, clock: Clock | None = None
 ) -> Generator[Update, None, None]:
     """Watch a generation.
 
@@ -86,22 +87,24 @@ def stream(
     Args:
         rounds: of ``EaModel.rounds``.
         tokenizer: of its tokens.
+        clock: of the device that it runs on; by default the CPU's.
 
     Yields:
         An update after the prefill and after each round.
     """
     text = TextStream(tokenizer)
+    clock = clock or Clock(torch.device("cpu"))
     seconds, seen = 0.0, 0
     with contextlib.closing(rounds):
         while True:
-            began = time.perf_counter()
+            clock.lap()
             decoding = next(rounds, None)
             if decoding is None:
                 return
             fresh = decoding.tokens[decoding.prompt_length + seen :]
             pieces = _pieces(text, fresh, decoding)
             seen += len(fresh)
-            seconds += time.perf_counter() - began
+            seconds += clock.lap()
             lengths = decoding.info["accept_length"]
             statistics = Statistics(seen, len(lengths), sum(lengths), seconds)
             yield Update(pieces, statistics, decoding.finished)

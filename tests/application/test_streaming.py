@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from eagle.application.conversation import ChatModel, ChatSettings
 from eagle.application.shading import ANSI_256, DEEPEST, ON_DARK, ON_LIGHT, Colour, ansi
 from eagle.application.streaming import OWN, Statistics, race, stream
 from eagle.errors import InputError
+from eagle.model.clock import Clock
+from eagle.model.decoding import Decoding
 from eagle.model.ea_model import EaModel
 from eagle.model.method import DEFAULT_SAMPLING, Method
 from eagle.model.sampling_params import SamplingParams
@@ -130,15 +133,38 @@ def test_statistics_count_prefill_and_accepted_tokens() -> None:
     assert (after.tau, after.tokens_per_second) == (2.0, 4.5)
 
 
+class HandMoved(Clock):
+    """Shows what it is set to."""
+
+    def __init__(self) -> None:
+        self.shown = 100.0
+        super().__init__(torch.device("cpu"))
+
+    def now(self) -> float:
+        return self.shown
+
+
 def test_time_between_updates_is_not_counted(model: EaModel) -> None:
     """A reader that takes its time costs nothing."""
-    pause, seconds = 0.2, []
-    for update in stream(model.rounds(None, prompt(model), SamplingParams(max_new_tokens=8)), model.get_tokenizer()):
+    clock = HandMoved()
+
+    def rounds() -> Generator[Decoding, None, None]:
+        for decoding in model.rounds(None, prompt(model), SamplingParams(max_new_tokens=8)):
+            clock.shown += 0.25
+            yield decoding
+
+    seconds = []
+    for update in stream(rounds(), model.get_tokenizer(), clock):
         seconds.append(update.statistics.seconds)
-        time.sleep(pause)
+        clock.shown += 1000.0
     assert len(seconds) >= 5
-    assert seconds == sorted(seconds)
-    assert 0 < seconds[0] <= seconds[-1] < 0.5 * pause * (len(seconds) - 1)
+    assert seconds == [0.25 * place for place in range(1, len(seconds) + 1)]
+
+
+def test_an_answer_is_timed(model: EaModel) -> None:
+    seconds = [update.statistics.seconds for update in ChatModel(model).answer(HELLO, ChatSettings(max_new_tokens=8))]
+    assert seconds[0] > 0
+    assert all(earlier < later for earlier, later in itertools.pairwise(seconds))
 
 
 def test_a_race_gives_each_what_it_writes_alone(model: EaModel) -> None:

@@ -21,6 +21,7 @@ from eagle.evaluation.answer import turn_seed
 from eagle.model.stored_trees import store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import lines, without_times
+from tests.processes import run_until_killed, written
 from tests.signals import interruptible
 from tests.tiny import head_files, make_chat_pair, write_head
 
@@ -137,41 +138,38 @@ def test_baseline_writes_its_own_files_and_compares(
     assert second.split()[-1] == f"{1 + sum(lengths) / len(lengths):.3f}"
 
 
-@pytest.mark.parametrize(
-    "damage", ["nothing", "half an answer", "half an info line", "an info line without its answer"]
-)
 @pytest.mark.parametrize("method", [[], ["--hsd"]])
-def test_killed_and_resumed_equals_uninterrupted(
-    pair: tuple[Path, Path], questions: Path, damage: str, method: list[str]
-) -> None:
-    more = ["--seed", "3", "--num-choices", "2", *method, "--answer-file"]
-    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, *more, "whole/a.jsonl")) == 0
-    command = [sys.executable, "-m", PROGRAM, *arguments(pair, questions, *more, "killed/a.jsonl")]
-    if damage == "nothing":
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        answers = Path("killed/a.jsonl")
-        while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= 2):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert 2 <= answers.read_bytes().count(b"\n") < 6
-    else:
-        Path("killed").mkdir()
-        for name, keep in (("a.jsonl", 3), ("a_info.jsonl", 6)):
-            whole = Path("whole", name).read_text().splitlines(keepends=True)
-            rest = {
-                "half an answer": ("a.jsonl", whole[keep][:40]),
-                "half an info line": ("a_info.jsonl", whole[keep][:40]),
-                "an info line without its answer": ("a_info.jsonl", whole[keep]),
-            }[damage]
-            Path("killed", name).write_text("".join(whole[:keep]) + (rest[1] if rest[0] == name else ""))
-        Path("killed/a_run.json").write_bytes(Path("whole/a_run.json").read_bytes())
-    before = Path("killed/a.jsonl").read_text().splitlines()[:2]
-    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, *more, "killed/a.jsonl")) == 0
-    assert Path("killed/a.jsonl").read_text().splitlines()[:2] == before
-    for name in ("a.jsonl", "a_info.jsonl", "a_run.json"):
-        assert without_times(Path("killed", name)) == without_times(Path("whole", name))
-    assert sorted(path.name for path in Path("killed").iterdir()) == ["a.jsonl", "a_info.jsonl", "a_run.json"]
+def test_killed_and_resumed_equals_uninterrupted(pair: tuple[Path, Path], questions: Path, method: list[str]) -> None:
+    fixed = ["--seed", "3", "--num-choices", "2", "--question-end", "4", *method, "--answer-file"]
+    assert gen_ea_answer_llama3chat.main(arguments(pair, questions, *fixed, "whole/a.jsonl")) == 0
+    for damage in ("nothing", "half an answer", "half an info line", "an info line without its answer"):
+        folder = Path(damage)
+        command = arguments(pair, questions, *fixed, str(folder / "a.jsonl"))
+        if damage == "nothing":
+            run_until_killed(folder / "a.jsonl", 2, gen_ea_answer_llama3chat.main, command)
+            assert len(lines(folder / "a.jsonl")) == 2
+        else:
+            damaged_copy(Path("whole"), folder, damage)
+        before = (folder / "a.jsonl").read_text().splitlines()[:2]
+        assert gen_ea_answer_llama3chat.main(command) == 0
+        assert (folder / "a.jsonl").read_text().splitlines()[:2] == before
+        for name in ("a.jsonl", "a_info.jsonl", "a_run.json"):
+            assert without_times(folder / name) == without_times(Path("whole", name))
+        assert sorted(path.name for path in folder.iterdir()) == ["a.jsonl", "a_info.jsonl", "a_run.json"]
+
+
+def damaged_copy(whole: Path, folder: Path, damage: str) -> None:
+    """The files of a run of two choices as a kill behind its second question leaves them."""
+    folder.mkdir()
+    for name, keep in (("a.jsonl", 2), ("a_info.jsonl", 4)):
+        written = (whole / name).read_text().splitlines(keepends=True)
+        rest = {
+            "half an answer": ("a.jsonl", written[keep][:40]),
+            "half an info line": ("a_info.jsonl", written[keep][:40]),
+            "an info line without its answer": ("a_info.jsonl", written[keep]),
+        }[damage]
+        (folder / name).write_text("".join(written[:keep]) + (rest[1] if rest[0] == name else ""))
+    (folder / "a_run.json").write_bytes((whole / "a_run.json").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -251,10 +249,10 @@ def test_ctrl_c_ends_cleanly(pair: tuple[Path, Path], questions: Path) -> None:
     command = [sys.executable, "-m", PROGRAM, *arguments(pair, questions, "--num-choices", "20")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     answers = Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl")
-    while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= 1):
+    while process.poll() is None and not written(answers):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert "the same command resumes" in errors
     assert "Traceback" not in errors

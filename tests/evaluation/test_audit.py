@@ -50,7 +50,7 @@ def report(capsys: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-FEW = ("--draws", "150", "--prompts", "2", "--format", "json")
+FEW = ("--draws", "100", "--prompts", "2", "--format", "json")
 
 
 @pytest.mark.parametrize("method", ["hsd", "eagle3", "chain:hsd"])

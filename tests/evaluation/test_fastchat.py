@@ -33,7 +33,8 @@ def judge_packages(tmp_path: Path) -> Path:
         f"{each.name}{each.specifier}" for each in required if each.marker and each.marker.evaluate({"extra": "judge"})
     ]
     assert wanted
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(folder)]
+    # Nothing is compiled but what is imported.
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(folder)]
     subprocess.run([*pip, *wanted], check=True)
     return folder
 

@@ -25,6 +25,8 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
+PATIENCE = 300_000
+"""Milliseconds, of which a busy machine takes many."""
 # Eight tokens: 1 of the prefill, rounds of 2 + 1, 0 + 1 and 2 + 1.
 TEXT = "a <b>bold</b> & \u201ctext\u201d"
 ENDS = [1, 2, 5, 9, 13, 14, 16, len(TEXT)]
@@ -134,7 +136,7 @@ def browser() -> Any:
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET), timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -144,6 +146,7 @@ def test_what_a_reader_sees(page: Path, tmp_path: Path, browser: Browser) -> Non
     backgrounds = {}
     for scheme, width in (("light", 1200), ("dark", 1200), ("light", 400)):
         shown = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+        shown.set_default_timeout(PATIENCE)
         complaints: list[str] = []
         requests: list[str] = []
         shown.on("console", lambda message, said=complaints: said.append(message.text))

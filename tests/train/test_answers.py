@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,10 @@ from typing import Any
 import pytest
 
 from eagle.errors import InputError
+from eagle.program import run_program
 from eagle.train.answers import Answer, read_answers, writing
 from eagle.train.settings import StageSettings
+from tests.processes import run_on_a_full_disk
 
 SETTINGS: dict[str, Any] = {"base_model": "m", "seed": 0, "temperatures": [1.0, 0.0]}
 
@@ -68,24 +68,15 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
         write(tmp_path / "file" / "answers", 1)
 
 
+def write_three(folder: Path) -> int:
+    return run_program(lambda argv: write(folder, 1, 2, 3) and None, [])
+
+
 def test_a_full_disk_leaves_whole_shards(tmp_path: Path) -> None:
-    """A real process whose files may not grow beyond so many bytes, as on a full disk."""
-    program = (
-        "import resource, sys; from tests.train.test_answers import write; from pathlib import Path\n"
-        "from eagle.program import run_program\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        "sys.exit(run_program(lambda argv: write(Path(sys.argv[1]), 1, 2, 3) and None))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert run.returncode == 2, run.stderr
-    assert run.stderr.startswith("error: cannot write to")
-    assert "1 answers are saved" in run.stderr
+    status, errors = run_on_a_full_disk(100, write_three, tmp_path)
+    assert status == 2, errors
+    assert errors.startswith("error: cannot write to")
+    assert "1 answers are saved" in errors
     assert (tmp_path / "answers-00000.jsonl").read_bytes().endswith(b"\n")
     assert read_answers(tmp_path) == [answer(1)]
     assert write(tmp_path, 2, 3) == {"1@1"}

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 
 from eagle.errors import InputError
 from eagle.model.checkpoint import FLAGS, LAYOUTS, SPECULATORS, load_head, write_head
+from eagle.model.head import Eagle3Head
 from eagle.model.target import Target
 from eagle.train.batches import batch_of
 from eagle.train.export import ExportSettings, export, folder_of
 from eagle.train.fit import fit
 from eagle.train.steps import unroll
-from tests.tiny import VOCAB, head_files, make_base, stock_model
+from tests.tiny import HIDDEN, VOCAB, head_files, make_base, stock_model
 from tests.tiny import write_head as write_files
 from tests.train.fitting import ready
 from tests.train.test_steps import packed
@@ -90,32 +91,33 @@ FOREIGN = """
 import sys, torch
 from speculators import SpeculatorModel, SpeculatorModelConfig
 
-folder, inputs = sys.argv[1:]
-config = SpeculatorModelConfig.from_pretrained(folder)
-config.transformer_layer_config._attn_implementation = "eager"
-model = SpeculatorModel.from_pretrained(folder, config=config, dtype=torch.float32)
-given = torch.load(inputs, weights_only=True)
-seen = []
-model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output))
-with torch.no_grad():
-    model(
-        hidden_states=given["features"][None],
-        input_ids=given["tokens"][None],
-        document_ids=torch.zeros(1, len(given["tokens"]), dtype=torch.int64),
-        ttt_steps=given["steps"],
-    )
-state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("verifier_")}
-torch.save({"logits": torch.cat(seen), "state": state, "class": type(model).__name__}, inputs)
+for folder, inputs in zip(sys.argv[1::2], sys.argv[2::2]):
+    config = SpeculatorModelConfig.from_pretrained(folder)
+    config.transformer_layer_config._attn_implementation = "eager"
+    model = SpeculatorModel.from_pretrained(folder, config=config, dtype=torch.float32)
+    given = torch.load(inputs, weights_only=True)
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        model(
+            hidden_states=given["features"][None],
+            input_ids=given["tokens"][None],
+            document_ids=torch.zeros(1, len(given["tokens"]), dtype=torch.int64),
+            ttt_steps=given["steps"],
+        )
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("verifier_")}
+    torch.save({"logits": torch.cat(seen), "state": state, "class": type(model).__name__}, inputs)
 """
 
 
-@pytest.fixture(scope="session")
-def foreign_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def foreign_python(tmp_path: Path) -> Path:
     """A Python with the ``speculators`` package and the transformers it needs, and torch from this one."""
-    folder = tmp_path_factory.mktemp("speculators")
-    venv.create(folder, with_pip=True)
+    folder = tmp_path / "speculators"
+    venv.create(folder)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    ours = Path(torch.__file__).parents[1]
+    # Nothing is compiled but what is imported.
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
     theirs = Path(
         subprocess.run(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
@@ -125,8 +127,7 @@ def foreign_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ).stdout.strip()
     )
     # What it has of its own comes first.
-    (theirs / "zz_rest.pth").write_text(f"{ours}\n")
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    (theirs / "zz_rest.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     subprocess.run(
         [*pip, "--no-deps", "speculators==0.9.0", "hs-connectors==0.9.0", "transformers==5.19.0"], check=True
     )
@@ -136,33 +137,39 @@ def foreign_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.network
-@pytest.mark.parametrize("flag", [None, "norm_before_residual", "norm_before_fc", "fc_norm", "norm_output"])
-def test_the_speculators_package_computes_what_this_one_does(
-    flag: str | None, tmp_path: Path, foreign_python: Path
-) -> None:
+def test_the_speculators_package_computes_what_this_one_does(tmp_path: Path, foreign_python: Path) -> None:
     steps = 3
-    base = make_base("llama", tmp_path / "base")
-    target = Target(stock_model(base).float())
-    config, state = head_files(base, flags={flag: True} if flag else None)
+    target = Target(stock_model(make_base("llama", tmp_path / "base")).float())
+    batch = batch_of(packed()[2:3])
+    heads = {flag: exported(flag, tmp_path, target) for flag in FLAGS_THERE}
+    features = torch.randn(len(batch.tokens), 3 * HIDDEN)
+    for _, folder in heads.values():
+        # There a feature comes with the token after it, and all positions draft.
+        torch.save({"features": features, "tokens": batch.tokens.roll(-1), "steps": steps}, folder / "given.pt")
+    # In one process: it takes long to start.
+    places = [path for _, folder in heads.values() for path in (folder, folder / "given.pt")]
+    subprocess.run([foreign_python, "-c", FOREIGN, *places], check=True)
+    for flag, (head, folder) in heads.items():
+        found = torch.load(folder / "given.pt", weights_only=True)
+        assert found["class"] == "Eagle3DraftModel"
+        for key, tensor in load_file(folder / "model.safetensors").items():
+            assert torch.equal(found["state"][key].to(tensor.dtype), tensor), (flag, key)
+        for step, output in enumerate(unroll(head, batch, features, steps)):
+            rows = batch.rows[batch.rows + 2 + step <= batch.ends]
+            ours = head.lm_head(output)[: len(rows)]
+            assert torch.allclose(found["logits"][step][rows], ours, rtol=1e-4, atol=1e-4), (flag, step)
+
+
+FLAGS_THERE = (None, "norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+
+
+def exported(flag: str | None, folder: Path, target: Target) -> tuple[Eagle3Head, Path]:
+    """A head of one flag in float32, and where it was written for that package."""
+    config, state = head_files(folder / "base", flags={flag: True} if flag else None)
     # It wants the layers to be distinct, which the default ones of so small a target are not.
     config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": [0, 2, 4]}
-    head = load_head(str(write_files(tmp_path / "head", config, state)), target)
-    folder = tmp_path / "written"
-    folder.mkdir()
-    write_head(head, target, folder, SPECULATORS, torch.float32, str(base))
-    documents = packed()[2:3]
-    batch = batch_of(documents)
-    features = torch.randn(len(batch.tokens), 3 * head.config.target_hidden_size)
-    given = tmp_path / "given.pt"
-    # There a feature comes with the token after it, and all positions draft.
-    torch.save({"features": features, "tokens": batch.tokens.roll(-1), "steps": steps}, given)
-    subprocess.run([foreign_python, "-c", FOREIGN, folder, given], check=True)
-    found = torch.load(given, weights_only=True)
-    assert found["class"] == "Eagle3DraftModel"
-    written = load_file(folder / "model.safetensors")
-    for key, tensor in written.items():
-        torch.testing.assert_close(found["state"][key].to(tensor.dtype), tensor)
-    for step, output in enumerate(unroll(head, batch, features, steps)):
-        rows = batch.rows[batch.rows + 2 + step <= batch.ends]
-        ours = head.lm_head(output)[: len(rows)]
-        torch.testing.assert_close(found["logits"][step][rows], ours, rtol=1e-4, atol=1e-4)
+    head = load_head(str(write_files(folder / "heads" / str(flag), config, state)), target)
+    written = folder / f"written-{flag}"
+    written.mkdir()
+    write_head(head, target, written, SPECULATORS, torch.float32, str(folder / "base"))
+    return head, written

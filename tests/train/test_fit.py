@@ -1,9 +1,6 @@
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,14 @@ from safetensors.torch import load_file
 from eagle.errors import InputError
 from eagle.model.checkpoint import load_head
 from eagle.model.target import Target
+from eagle.train.__main__ import main
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import plan, split
 from eagle.train.fit import FIT, FitSettings, fit
 from eagle.train.options import command
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
+from tests.processes import run_on_a_full_disk, run_until_killed
 from tests.tiny import VOCAB, stock_model
 from tests.train.fitting import ready, some_answers, write_answers
 
@@ -54,35 +53,16 @@ def test_training_raises_the_overlap_with_a_target_worth_predicting(tmp_path: Pa
     ids=str,
 )
 def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(others: dict[str, Any], tmp_path: Path) -> None:
-    whole = replace(ready(tmp_path), **{"epochs": 6, "every": 3} | others)
+    whole = replace(ready(tmp_path), **{"every": 3} | others)
     fit(whole)
     killed = replace(whole, out=tmp_path / "killed")
     write_answers(killed.out / ANSWERS, some_answers(40))
     (killed.out / VOCABULARY).write_bytes((whole.out / VOCABULARY).read_bytes())
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(killed).items()}
-    program = (
-        "import json, sys; from pathlib import Path; from eagle.train.fit import FitSettings, fit; "
-        "given = json.loads(sys.argv[1]); fit(FitSettings(**given | {'out': Path(given['out'])}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, json.dumps(given)], stderr=subprocess.DEVNULL)
     folder = RunFolder(killed.out / FIT)
-    deadline = time.monotonic() + 300
-
-    def lost() -> bool:
-        """Whether there are steps behind a checkpoint, and one behind the first."""
-        last = max((int(path.name.removeprefix("step-")) for path in folder.checkpoints()), default=0)
-        return last > 0 and any(line["step"] > last for line in read_metrics(folder.path))
-
-    # It is stopped while it is looked at, so that it does not reach the next checkpoint before it is killed.
-    while process.poll() is None and time.monotonic() < deadline:
-        process.send_signal(signal.SIGSTOP)
-        if lost():
-            break
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert lost()
+    # Lines before training, of three steps, of an evaluation, and of one step behind the checkpoint, which is lost.
+    run_until_killed(folder.metrics, 6, fit, killed)
+    assert [line["step"] for line in read_metrics(folder.path)] == [0, 1, 2, 3, 3, 4]
+    assert [path.name for path in folder.checkpoints()][-1] == "step-00000003"
     fit(killed)
     assert comparable(killed) == comparable(whole)
     expected = weights(whole)
@@ -134,15 +114,11 @@ def test_two_processes_take_the_steps_of_one_that_accumulates_twice_as_much(tmp_
 
 def test_a_full_disk_is_explained_and_leaves_no_broken_checkpoint(tmp_path: Path) -> None:
     settings = ready(tmp_path)
-    program = (
-        "import resource, sys; from eagle.train.__main__ import main; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); sys.exit(main(sys.argv[1:]))"
-    )
     arguments = command("fit", FitSettings, asdict(settings)).split()[3:]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "cannot write the checkpoint" in done.stderr
-    assert "Traceback" not in done.stderr
+    status, errors = run_on_a_full_disk(3000, main, arguments)
+    assert status == 2, errors
+    assert "cannot write the checkpoint" in errors
+    assert "Traceback" not in errors
     assert not list((settings.out / FIT / "checkpoints").iterdir())
     fit(settings)
 

@@ -6,8 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,9 +21,9 @@ from eagle import assets
 from eagle.errors import InputError
 from eagle.train.answers import Answer, read_answers
 from eagle.train.generate import GenerateSettings, generate
+from tests.processes import run_until_killed, written
 from tests.tiny import make_chat_pair, stock_model
 
-REPOSITORY = Path(__file__).parents[2]
 QUESTION = {
     "question_id": 1,
     "turns": ["What is the largest river that flows to the north of the old town of Bern now?"],
@@ -133,22 +131,23 @@ def test_a_number_of_tokens_ends_the_run(settings: GenerateSettings) -> None:
 
 
 def test_several_processes_make_the_same_answers(settings: GenerateSettings, tmp_path: Path) -> None:
-    several = replace(settings, workers=2)
-    generate(replace(several, tokens=150))
-    some = made(several)
-    assert 150 <= sum(len(answer.answer) for answer in some.values()) < 150 + 8 * 24
-    generate(several)
+    generate(replace(settings, workers=2, tokens=400))
+    some = made(settings)
+    assert 400 <= sum(len(answer.answer) for answer in some.values()) < 400 + 8 * 24
+    # What one began, another number of processes ends.
+    generate(settings)
     alone = replace(settings, out=tmp_path / "alone")
     generate(alone)
-    assert made(several) == made(alone)
-    assert some.items() <= made(alone).items()
+    assert made(settings) == made(alone)
+    assert some.items() < made(alone).items()
 
 
 def test_a_killed_process_is_told_and_its_answers_are_made_later(settings: GenerateSettings) -> None:
     several = replace(settings, workers=2, max_new_tokens=200)
 
     def kill() -> None:
-        while not made_so_far(settings):
+        assert settings.out is not None
+        while not written(settings.out / "answers" / "*.jsonl"):
             time.sleep(0.01)
         children = multiprocessing.active_children()
         os.kill(next(child.pid for child in children if child.pid), signal.SIGKILL)
@@ -160,39 +159,29 @@ def test_a_killed_process_is_told_and_its_answers_are_made_later(settings: Gener
     killer.join()
     assert not multiprocessing.active_children()
     assert 0 < len(made(settings)) < 40
-    generate(several)
+    generate(replace(several, workers=1))
     assert len(made(settings)) == 40
 
 
-def made_so_far(settings: GenerateSettings) -> int:
-    assert settings.out is not None
-    return sum(file.read_bytes().count(b"\n") for file in (settings.out / "answers").glob("*.jsonl"))
+def generate_without(questions: Path, settings: GenerateSettings) -> None:
+    """``generate``, in a process that has to be told what takes MT-Bench's place."""
+    assets.QUESTIONS = questions
+    generate(settings)
 
 
 def test_a_killed_run_resumes_to_what_it_would_have_made(
     settings: GenerateSettings, questions: Path, tmp_path: Path
 ) -> None:
     long = replace(settings, max_new_tokens=200)
-    program = (
-        "from pathlib import PosixPath; from eagle import assets\n"
-        f"assets.QUESTIONS = {questions!r}\n"
-        "from eagle.train.generate import generate, GenerateSettings\n"
-        f"generate({long!r})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY)
     assert settings.out is not None
-    shard = settings.out / "answers" / "answers-00000.jsonl"
-    for _ in range(6000):
-        if shard.is_file() and shard.read_bytes().count(b"\n") >= 3:
-            break
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -9
+    shards = settings.out / "answers" / "answers-*.jsonl"
+    # Behind the first shard and a line of the second.
+    run_until_killed(shards, 8, generate_without, questions, long)
     # What a kill in the middle of a write leaves.
-    with max(shard.parent.glob("*.jsonl")).open("ab") as torn:
+    with max(shards.parent.glob("*.jsonl")).open("ab") as torn:
         torn.write(b'{"key":"torn","prompt":[1,')
     there = made(long)
-    assert 3 <= len(there) < 40
+    assert len(there) == 8
     generate(long)
     whole = replace(long, out=tmp_path / "whole")
     generate(whole)

@@ -32,7 +32,7 @@ def law_by_node(rule: str, tree: DraftTree, probs: torch.Tensor) -> dict[int, to
     return law
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**31 - 1), nodes=st.integers(1, 14), vocabulary=st.integers(2, 6))
 @pytest.mark.parametrize("rule", TREE_RULES)
 def test_batched_rules_are_the_plain_recursion(rule: str, seed: int, nodes: int, vocabulary: int) -> None:
@@ -47,7 +47,7 @@ def test_batched_rules_are_the_plain_recursion(rule: str, seed: int, nodes: int,
         torch.testing.assert_close(law.get(node, zero), expected.get(node, zero), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31 - 1), length=st.integers(1, 6))
 def test_blockwise_is_hsd_on_chains(seed: int, length: int) -> None:
     generator = torch.Generator().manual_seed(seed)

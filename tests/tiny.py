@@ -41,6 +41,7 @@ ARCHITECTURES: dict[str, dict] = {
     "mixtral": HEADS | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
     "gemma3_text": HEADS | {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 3},
     "gpt_neox": {"num_attention_heads": 4, "rotary_pct": 0.5},
+    "phi3": HEADS,
 }
 
 
@@ -48,7 +49,7 @@ def make_base(architecture: str, folder: Path, seed: int = 0, **overrides: objec
     """Save a tiny base model in float64 and return its folder."""
     torch.manual_seed(seed)
     model_type = architecture.partition("-")[0]
-    config = AutoConfig.for_model(model_type, **COMMON | ARCHITECTURES[architecture] | overrides)
+    config = AutoConfig.for_model(model_type, **COMMON | ARCHITECTURES.get(architecture, {}) | overrides)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
     model.save_pretrained(folder)
     return folder
@@ -71,8 +72,8 @@ def head_files(
 ) -> tuple[dict, dict[str, torch.Tensor]]:
     """The configuration and tensors of a random head for a base model."""
     torch.manual_seed(seed)
-    config = json.loads((base / "config.json").read_text())
-    vocab, hidden = config["vocab_size"], config["hidden_size"]
+    config = AutoConfig.from_pretrained(base)
+    vocab, hidden = config.vocab_size, config.hidden_size
     layer = {
         "hidden_size": hidden,
         "intermediate_size": 24,
@@ -89,7 +90,7 @@ def head_files(
     target = Target(stock_model(base))
     head = Eagle3Head(
         HeadConfig(
-            LlamaConfig(**layer), draft_vocab, hidden, default_feature_layers(config["num_hidden_layers"]), **flags
+            LlamaConfig(**layer), draft_vocab, hidden, default_feature_layers(config.num_hidden_layers), **flags
         )
     )
     state = {key: torch.randn(tensor.shape, dtype=torch.float64) * weight for key, tensor in head.state_dict().items()}

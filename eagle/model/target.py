@@ -307,4 +307,7 @@ def _takes_a_mask_for_each_kind(model: PreTrainedModel, windows: list[int | None
             model(input_ids=token, attention_mask={"full_attention": mask, "sliding_attention": mask})
     except (AttributeError, TypeError, ValueError, KeyError):
         return False
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise InputError(f"{type(model).__name__} cannot read a single token as it was loaded: {reason}") from error
     return True

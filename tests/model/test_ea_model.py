@@ -1,31 +1,21 @@
-"""Whole generations: equal to autoregressive decoding at temperature 0, the target's law above, and where they end."""
+"""Whole generations: equal to autoregressive decoding at temperature 0, the same from a seed, and where they end."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import chi2
 
-from eagle.model import tree as tree_module
 from eagle.model.decoding import Decoding, Text
 from eagle.model.ea_model import EaModel
-from eagle.model.method import Method
-from eagle.model.processors import processors_of
 from eagle.model.sampling import Warper
-from eagle.model.tree import Chance, DraftTree, Sampling, TreeShape
+from eagle.model.tree import DraftTree, Sampling, TreeShape
 from eagle.verification import RULES, Plan, Rule
-from eagle.verification.exact import Choose, Table, distance, every_draw, outcomes, text_law
-from eagle.verification.exact import Path as Path_
-from eagle.verification.siblings import Siblings
-from tests.tiny import ARCHITECTURES, VOCAB, head_files, load_pair, make_base, make_pair, write_head
-
-PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
-SAMPLING = [(0.7, 0.0, 0), (1.0, 0.0, 0), (1.5, 0.0, 0), (1.0, 0.8, 0), (1.0, 0.0, 3), (0.7, 0.8, 3)]
+from tests.model.rounds import PROMPT, forced
+from tests.tiny import ARCHITECTURES, VOCAB, load_pair, make_pair
 
 
 @pytest.mark.parametrize("layout", ["official", "speculators"])
@@ -77,212 +67,6 @@ def test_a_seed_means_the_same_text_on_every_device(
         assert texts[0] == texts[1]
 
 
-def target_table(model: EaModel, warper: Warper) -> Table:
-    """What the stock model says after the prompt and a path of tokens, through the transformers warpers."""
-    known: dict[Path_, torch.Tensor] = {}
-    processors = processors_of(model.base_model, PROMPT, 200, frozenset())
-
-    def law(path: Path_) -> torch.Tensor:
-        if path not in known:
-            with torch.inference_mode():
-                ids = torch.tensor([[*PROMPT[0].tolist(), *path]])
-                logits = model.base_model(ids).logits[:, -1]
-                known[path] = warper(logits if processors is None else processors.of_texts(logits, ids))[0]
-        return known[path]
-
-    return law
-
-
-ONE_SAMPLE = Sampling(threshold=0.15, rho=0.7, samples=1)
-
-
-def round_distance(
-    model: EaModel,
-    tree: str,
-    rule: Rule,
-    sampling: tuple[float, float, int],
-    first: int,
-    drafted_with: Sampling = ONE_SAMPLE,
-) -> float:
-    """Total variation between the law of the three tokens behind the prompt and ``first``, begun by one real round,
-    and the target's own; summed over every draw of the drafter and every fall of the rule's coins."""
-    warper = Warper(*sampling)
-    # Two levels, two expanded nodes, fewer nodes than candidates, so that pruning decides.
-    shape = Method(tree, rule.name).shape(TreeShape(6, 1, 2, drafted_with))
-    processors = processors_of(model.base_model, PROMPT, 200, frozenset())
-    text = Text(PROMPT, warper, 200, processors=processors)
-    decoding = Decoding(model.target, (model.drafter, shape), text, _forced(first))
-    committed = decoding.head_cache.committed
-    with torch.inference_mode():
-        features = model.target.prefill(PROMPT, model.target.new_cache(64)).features[-1:]
-
-    def make(choose: Choose) -> DraftTree:
-        decoding.head_cache.committed = committed - 1
-        source = Chance(decoding.chance.law, choose) if decoding.chance else None
-        following = torch.tensor([first])
-        return model.drafter.draft(features, following, first, decoding.head_cache, decoding.shape, 2, source)
-
-    begun: dict[Path_, float] = {}
-    with torch.inference_mode():
-        for weight, drafted in every_draw(make):
-            probs = decoding.law(drafted, model.target.score(drafted, decoding.cache).logits)
-            decoding.cache.keep(())
-            for (path, token), share in outcomes(drafted, rule.plan(drafted, probs)).items():
-                begun[*path, token] = begun.get((*path, token), 0.0) + weight * share
-    target = target_table(model, warper)
-
-    def behind(path: Path_) -> torch.Tensor:
-        return target((first, *path))
-
-    return distance(text_law(behind, begun, 3), text_law(behind, {(): 1.0}, 3))
-
-
-def _forced(token: int) -> Rule:
-    """A rule that accepts nothing and lets this token follow."""
-
-    class Forced(Plan):
-        def walk(self, toss):
-            return 0
-
-        def remaining(self, node):
-            return torch.nn.functional.one_hot(torch.tensor(token), self.target_probs.shape[-1])
-
-    return Rule("forced", Forced, lossless=False)
-
-
-PAIRS = [
-    (tree, rule)
-    for tree, rules in (
-        ("deterministic", ("tokenwise", "hsd")),
-        ("hybrid", ("tokenwise", "hsd")),
-        ("chain", ("tokenwise", "blockwise", "hsd")),
-    )
-    for rule in rules
-]
-
-
-@pytest.mark.parametrize("sampling", SAMPLING)
-@pytest.mark.parametrize(("tree", "rule"), PAIRS)
-def test_a_round_has_exactly_the_target_law(
-    llama: EaModel, tree: str, rule: str, sampling: tuple[float, float, int]
-) -> None:
-    for first in (2, 5):
-        assert round_distance(llama, tree, RULES[rule], sampling, first) < 1e-9
-
-
-@pytest.mark.parametrize("samples", [2, 3])
-@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
-def test_a_round_with_more_samples_has_exactly_the_target_law(llama: EaModel, rule: str, samples: int) -> None:
-    drafted_with = Sampling(threshold=0.5, rho=1.0, samples=samples, draft_temperature=0.8)
-    # Of few possible tokens, so that there are few ways to draw some of them.
-    for sampling, first in itertools.product(SAMPLING[4:], (2, 5)):
-        assert round_distance(llama, "hybrid", RULES[rule], sampling, first, drafted_with) < 1e-9
-
-
-@pytest.mark.filterwarnings("ignore:hsd_published")
-def test_that_test_rejects_the_published_rule(llama: EaModel) -> None:
-    distances = [round_distance(llama, "chain", RULES["hsd_published"], s, f) for s in SAMPLING[:3] for f in (2, 5)]
-    assert max(distances) > 0.01
-
-
-@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
-def test_that_test_rejects_a_node_kept_for_its_own_token(
-    llama: EaModel, monkeypatch: pytest.MonkeyPatch, rule: str
-) -> None:
-    rank_by_own_token(monkeypatch)
-    distances = [round_distance(llama, "hybrid", RULES[rule], s, f) for s in SAMPLING[:3] for f in (2, 5)]
-    assert max(distances) > 0.003
-
-
-def rank_by_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break growth: the key of a sampled node is what its own token is worth."""
-    family = tree_module._family
-
-    def by_own_token(logits, parent_keys, shape, chance):
-        grown = family(logits, parent_keys, shape, chance)
-        own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown.tokens)
-        drawn = torch.arange(own.shape[1]) >= own.shape[1] - grown.samples
-        return replace(grown, keys=torch.where(drawn & (grown.keys > -torch.inf), own, grown.keys))
-
-    monkeypatch.setattr(tree_module, "_family", by_own_token)
-
-
-def test_that_test_fails_when_the_residual_is_broken(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_rejected_tokens(monkeypatch)
-    for tree in ("deterministic", "hybrid"):
-        assert round_distance(llama, tree, RULES["tokenwise"], (1.0, 0.0, 0), 2) > 0.03
-
-
-def keep_rejected_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break verification: draw the next token from the target's law, whatever was rejected."""
-    monkeypatch.setattr(Siblings, "remaining", lambda self, node, r, reached: self.target_probs[node])
-
-
-def sampled_p_value(
-    model: EaModel, sampling: tuple[float, float, int], draws: int, **method: object
-) -> tuple[float, int]:
-    """Chi-square of the first 3 tokens of real generations against exact probabilities, rare ones pooled; and how many
-    draft tokens were accepted."""
-    temperature, top_p, top_k = sampling
-    generator = torch.Generator().manual_seed(7)
-    counts: dict[tuple[int, ...], int] = {}
-    accepted = 0
-    for _ in range(draws):
-        ids, _, _, info = model.eagenerate(
-            PROMPT,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            max_new_tokens=4,
-            log=True,
-            generator=generator,
-            **method,
-        )
-        path = tuple(ids[0, 5:8].tolist())
-        counts[path] = counts.get(path, 0) + 1
-        accepted += sum(info["accept_length"])
-    statistic, pooled_p, pooled_count, cells = 0.0, 0.0, 0, 0
-    expected = text_law(target_table(model, Warper(*sampling)), {(): 1.0}, 3)
-    if counts.keys() - expected.keys():
-        return 0.0, accepted
-    for path, p in expected.items():
-        if p * draws < 5:
-            pooled_p, pooled_count = pooled_p + p, pooled_count + counts.get(path, 0)
-        else:
-            statistic, cells = statistic + (counts.get(path, 0) - draws * p) ** 2 / (draws * p), cells + 1
-    if pooled_p * draws >= 1:
-        statistic, cells = statistic + (pooled_count - draws * pooled_p) ** 2 / (draws * pooled_p), cells + 1
-    return float(chi2.sf(statistic, cells - 1)), accepted
-
-
-@pytest.mark.parametrize("sampling", [(1.0, 0.0, 0), (0.7, 0.8, 3)])
-@pytest.mark.parametrize(
-    "method", [{}, {"hsd": True}, {"hsd": True, "tree": "chain"}, {"tree": "chain", "verifier": "blockwise"}]
-)
-def test_generations_follow_the_target_law(llama: EaModel, method: dict, sampling: tuple[float, float, int]) -> None:
-    p_value, accepted = sampled_p_value(llama, sampling, draws=700, **method)
-    assert p_value > 1e-3
-    assert accepted > 100
-
-
-def test_sampling_shows_a_broken_residual(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_rejected_tokens(monkeypatch)
-    assert sampled_p_value(llama, (1.0, 0.0, 0), draws=700)[0] < 1e-6
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:hsd_published")
-def test_sampling_shows_the_published_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a pair of four tokens where its bias is large; block verification of the same chains passes."""
-    base = make_base("llama", tmp_path / "base", seed=11, vocab_size=4)
-    head = write_head(tmp_path / "head", *head_files(base, draft_vocab=4, seed=12, weight=0.25))
-    model = load_pair(base, head)
-    monkeypatch.setitem(globals(), "PROMPT", torch.tensor([[3, 1, 0, 1, 2]]))
-    chain = {"tree": "chain", "draws": 2500, "sampling": (1.0, 0.0, 0)}
-    assert sampled_p_value(model, **chain, verifier="hsd_published")[0] < 1e-6
-    assert sampled_p_value(model, **chain, verifier="blockwise")[0] > 1e-3
-
-
 def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
     """The caches after commits and compactions hold what a prefill of the same tokens puts there."""
     drafting = (llama.drafter, llama.shape)
@@ -294,7 +78,7 @@ def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
             llama.target,
             drafting,
             Text(torch.tensor([decoding.tokens[:-1]]), Warper(1.0), 60),
-            _forced(decoding.tokens[-1]),
+            forced(decoding.tokens[-1]),
         )
         assert fresh.tree.tokens.tolist() == decoding.tree.tokens.tolist()
         assert fresh.tree.parents.tolist() == decoding.tree.parents.tolist()

@@ -89,9 +89,7 @@ def head_files(
     flags = flags or {}
     target = Target(stock_model(base))
     head = Eagle3Head(
-        HeadConfig(
-            LlamaConfig(**layer), draft_vocab, hidden, default_feature_layers(config.num_hidden_layers), **flags
-        )
+        HeadConfig(LlamaConfig(**layer), draft_vocab, hidden, default_feature_layers(config.num_hidden_layers), **flags)
     )
     state = {key: torch.randn(tensor.shape, dtype=torch.float64) * weight for key, tensor in head.state_dict().items()}
     if draft_vocab != vocab:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eagle.model.clock import Clock
-from eagle.model.drafter import Drafter, chance
+from eagle.model.drafter import Drafter, Written, chance
 from eagle.model.processors import processors_of
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
@@ -145,6 +145,7 @@ def expected_lengths(
         text.append(root)
         if step % every == 0:
             committed, following = head_cache.committed, torch.tensor(tokens)
+            written = None if processors is None else Written(processors, text)
             trees: list[list[DraftTree]] = []
             seconds: list[float] = []
             for shape, source, count in zip(shapes, sources, draws, strict=True):
@@ -153,7 +154,7 @@ def expected_lengths(
                 for _ in range(count):
                     head_cache.committed = committed
                     trees[-1].append(
-                        drafter.draft(features, following, root, head_cache, shape, shape.depth + 1, source)
+                        drafter.draft(features, following, root, head_cache, shape, shape.depth + 1, source, written)
                     )
                 seconds.append(clock.lap() / count)
             whole, places = union([tree for drawn in trees for tree in drawn])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eagle.model.clock import Clock
-from eagle.model.drafter import Drafter, chance
+from eagle.model.drafter import Drafter, Written, chance
 from eagle.model.processors import PathProcessors
 from eagle.model.sampling import Warper
 from eagle.model.target import Scores, Target
@@ -102,6 +102,11 @@ class Decoding:
     def new_tokens(self) -> int:
         """Tokens emitted so far."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def written(self) -> Written | None:
+        """What drafting has to know of the text; None where logits are not processed."""
+        return None if self.text.processors is None else Written(self.text.processors, self.tokens)
 
     def output_ids(self) -> Tensor:
         """(1, length) int64: the prompt and what was emitted so far."""
@@ -213,7 +218,11 @@ class Decoding:
             tree = root_only(root)
         else:
             following = torch.tensor(self.tokens[-len(features) :])
-            tree = self.drafter.draft(features, following, root, self.head_cache, self.shape, room, self.chance)
+            processors = self.text.processors
+            written = None if processors is None else Written(processors, self.tokens)
+            tree = self.drafter.draft(
+                features, following, root, self.head_cache, self.shape, room, self.chance, written
+            )
         self.info["draft_time"].append(self.clock.now() - began)
         return tree
 

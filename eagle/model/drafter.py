@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from eagle.model.devices import sent, wide_dtype
 from eagle.model.head import Eagle3Head, HeadCache
+from eagle.model.processors import PathProcessors
 from eagle.model.sampling import Warper, draw_rows, uniforms
 from eagle.model.target import PREFILL_CHUNK, PREFILL_STEP
 from eagle.model.tree import Chance, DraftTree, TreeShape, grow, root_only
@@ -47,6 +51,7 @@ class Drafter:
         shape: TreeShape,
         room: int,
         chance: Chance | None = None,
+        written: Written | None = None,
     ) -> DraftTree:
         """Commit what the target said of the newest tokens, and draft what may follow.
 
@@ -58,6 +63,7 @@ class Drafter:
             shape: bounds of the tree, for the temperature at hand.
             room: levels below the root that may still be emitted.
             chance: what samples are drawn from, and how; needed where ``shape`` has samples.
+            written: what the target's logits are processed with; None: they are not.
 
         Returns:
             The tree; only its root where there is no room.
@@ -65,7 +71,7 @@ class Drafter:
         levels = shape.levels(room)
         if levels < 1:
             return root_only(root)
-        level = _Level(self.head, cache, self._commit(features, tokens, cache))
+        level = _Level(self.head, cache, self._commit(features, tokens, cache), self.support, written)
         return grow(root, level.root_logits, level.expand, self.support, shape, levels, chance)
 
     def _commit(self, features: Tensor, tokens: Tensor, cache: HeadCache) -> Tensor:
@@ -107,13 +113,30 @@ def chance(shape: TreeShape, warper: Warper, generator: torch.Generator | None) 
     return Chance(None if law.plain else law, choose)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A text whose logits are processed.
+
+    Attributes:
+        processors: of the target.
+        text: what was written up to the root, which is its last token.
+    """
+
+    processors: PathProcessors
+    text: Sequence[int]
+
+
 class _Level:
     """The level of a tree that the head ran on last; its keys and values lie behind the committed ones."""
 
-    def __init__(self, head: Eagle3Head, cache: HeadCache, output: Tensor) -> None:
-        self.head, self.cache = head, cache
+    def __init__(
+        self, head: Eagle3Head, cache: HeadCache, output: Tensor, support: Tensor, written: Written | None
+    ) -> None:
+        self.head, self.cache, self.support, self.written = head, cache, support, written
+        # (k, length) target ids that the level's nodes follow, themselves included, where somebody asks.
+        self.texts = None if written is None else torch.tensor([written.text], device=output.device)
         logits, self.hidden = head.predict(output)
-        self.root_logits = logits[0]
+        self.root_logits = self._processed(logits)[0]
         self.slot = self.position = cache.committed
         # What each node of the level sees among the tree's slots; the root's own entry is a committed one.
         self.seen = torch.zeros(1, 0, dtype=torch.bool, device=output.device)
@@ -121,11 +144,14 @@ class _Level:
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Run the head on the children ``tokens`` (draft ids) of ``parents`` (indices into the level before)."""
         n = len(tokens)
+        target_tokens = self.head.to_target(tokens)
+        if self.texts is not None:
+            self.texts = torch.cat([self.texts[parents], target_tokens[:, None]], dim=1)
         itself = torch.eye(n, dtype=torch.bool, device=tokens.device)
         self.seen = torch.cat([self.seen[parents], itself], dim=1)
         committed = itself.new_ones(n, self.cache.committed)
         output = self.head(
-            self.head.to_target(tokens),
+            target_tokens,
             self.hidden[parents],
             self.cache,
             self.slot,
@@ -135,4 +161,10 @@ class _Level:
         logits, self.hidden = self.head.predict(output)
         self.slot += n
         self.position += 1
-        return logits
+        return self._processed(logits)
+
+    def _processed(self, logits: Tensor) -> Tensor:
+        """(k, D) logits of what follows the level's nodes, as the target's would be."""
+        if self.written is None or self.texts is None:
+            return logits
+        return self.written.processors.of_draft(logits, self.texts, self.support, len(self.head.embedding))

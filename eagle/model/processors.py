@@ -80,6 +80,24 @@ class PathProcessors:
             processed[rows] = self.processors(sent(texts, wide.device), wide[rows])
         return processed
 
+    def of_draft(self, logits: Tensor, texts: Tensor, support: Tensor, vocab_size: int) -> Tensor:
+        """Process a drafter's logits as the target's are, so that it does not draft what the target may not write.
+
+        Args:
+            logits: (k, D) over a draft vocabulary.
+            texts: (k, length) int64, the target ids that each row follows.
+            support: (D,) int64, the target ids of the columns.
+            vocab_size: V of the target.
+
+        Returns:
+            (k, D) float32 (float64 for float64 logits); as they were where nothing that can be drafted is allowed.
+        """
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        everywhere = wide.new_full((len(wide), vocab_size), -torch.inf)
+        everywhere[:, support] = wide
+        processed = self.processors(texts, everywhere)[:, support]
+        return torch.where((processed > -torch.inf).any(-1, keepdim=True), processed, wide)
+
     def of_texts(self, logits: Tensor, texts: Tensor) -> Tensor:
         """Process (n, V) logits that follow (n, length) tokens, as the stock model's own ``generate`` does."""
         wide = logits if logits.dtype == torch.float64 else logits.float()

@@ -61,7 +61,9 @@ def round_distance(
         decoding.head_cache.committed = committed - 1
         source = Chance(decoding.chance.law, choose) if decoding.chance else None
         following = torch.tensor([first])
-        return model.drafter.draft(features, following, first, decoding.head_cache, decoding.shape, 2, source)
+        return model.drafter.draft(
+            features, following, first, decoding.head_cache, decoding.shape, 2, source, decoding.written
+        )
 
     begun: dict[Path_, float] = {}
     with torch.inference_mode():

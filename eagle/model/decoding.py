@@ -218,10 +218,8 @@ class Decoding:
             tree = root_only(root)
         else:
             following = torch.tensor(self.tokens[-len(features) :])
-            processors = self.text.processors
-            written = None if processors is None else Written(processors, self.tokens)
             tree = self.drafter.draft(
-                features, following, root, self.head_cache, self.shape, room, self.chance, written
+                features, following, root, self.head_cache, self.shape, room, self.chance, self.written
             )
         self.info["draft_time"].append(self.clock.now() - began)
         return tree

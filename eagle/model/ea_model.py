@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
-from eagle.errors import InputError
+from eagle.errors import ContextFullError, InputError
 from eagle.model import tune
 from eagle.model.base import load_base, load_tokenizer
 from eagle.model.checkpoint import load_head, local_folder
@@ -333,7 +333,7 @@ class EaModel:
         context = self.target.context_length
         for room, name in ((max_length, "max_length"), (context, "the model's context")):
             if room is not None and length >= room:
-                raise InputError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
+                raise ContextFullError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
         return min(length + max_new_tokens, max_length, context or max_length)
 
 

@@ -333,7 +333,9 @@ class EaModel:
         context = self.target.context_length
         for room, name in ((max_length, "max_length"), (context, "the model's context")):
             if room is not None and length >= room:
-                raise ContextFullError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
+                raise ContextFullError(
+                    f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}"
+                )
         return min(length + max_new_tokens, max_length, context or max_length)
 
 

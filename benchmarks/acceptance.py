@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.decode import prompts
+from eagle.chat_template import add_template_argument, template_arguments
 from eagle.errors import InputError
 from eagle.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
@@ -49,6 +51,7 @@ class Column:
 
 def measure(
     model: EaModel,
+    inputs: Sequence[Tensor],
     shapes: dict[str, TreeShape],
     sizes: tuple[int, ...],
     draws: int,
@@ -60,6 +63,7 @@ def measure(
 
     Args:
         model: the pair.
+        inputs: prompts, (1, n) each.
         shapes: of each kind of tree, of the largest size; a chain has one size only.
         sizes: values of ``total_token``.
         draws: trees of each kind that samples, in each context.
@@ -79,7 +83,7 @@ def measure(
         for size in candidate.sizes
     }
     generator = torch.Generator().manual_seed(0)
-    for prompt in tqdm(prompts(model, QUESTIONS), unit="prompt", dynamic_ncols=True):
+    for prompt in tqdm(inputs, unit="prompt", dynamic_ncols=True):
         for column in columns.values():
             column.lengths.append([])
         for measured in expected_lengths(
@@ -147,7 +151,9 @@ def benchmark(argv: Sequence[str] | None) -> None:
         help="trees of each kind that samples, in each context: one number, or one for each temperature",
     )
     parse.add_argument("--every", type=int, default=8, help="tokens from one context to the next")
+    add_template_argument(parse)
     args = parse.parse_args(argv)
+    arguments = template_arguments(args.chat_template_kwargs)
     if min(*args.nodes, *args.draws, args.levels, args.contexts, args.every) < 1:
         raise InputError("--nodes, --levels, --contexts, --draws and --every must be 1 or more")
     draws = args.draws * len(args.temperature) if len(args.draws) == 1 else args.draws
@@ -161,11 +167,12 @@ def benchmark(argv: Sequence[str] | None) -> None:
         HYBRID: replace(plain, sampling=Sampling(args.threshold, args.rho, args.samples)),
         CHAIN: TreeShape(args.levels + 1, args.levels - 1, 1, CHAIN_SAMPLING),
     }
+    inputs = prompts(model, QUESTIONS, arguments)
     print(f"{model.target.dtype}, {model.device}, {shapes[HYBRID]}")
     for temperature, of_temperature in zip(args.temperature, draws, strict=True):
         warper = Warper(temperature, args.top_p)
         title = f"T={temperature}" + (f", top_p={args.top_p}" if 0 < args.top_p < 1 else "")
-        report(title, measure(model, shapes, sizes, of_temperature, warper, args.contexts, args.every))
+        report(title, measure(model, inputs, shapes, sizes, of_temperature, warper, args.contexts, args.every))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 
 from eagle import assets
-from eagle.chat_template import chat_ids
+from eagle.chat_template import (
+    TemplateArguments,
+    add_template_argument,
+    chat_ids,
+    require_chat_template,
+    template_arguments,
+)
 from eagle.data.questions import load_questions
 from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.clock import Clock
@@ -51,13 +57,14 @@ class Method:
         return 1 + sum(lengths) / max(len(lengths), 1)
 
 
-def prompts(model: EaModel, count: int) -> list[Tensor]:
+def prompts(model: EaModel, count: int, arguments: TemplateArguments | None) -> list[Tensor]:
     """First turns of evenly spread MT-Bench questions, through the chat template."""
     questions = load_questions(assets.mt_bench_questions())
     tokenizer = model.get_tokenizer()
+    require_chat_template(tokenizer, model.base_model_path, arguments)
     step = max(1, len(questions) // count)
     return [
-        chat_ids(tokenizer, [{"role": "user", "content": question.turns[0]}]).to(model.device)
+        chat_ids(tokenizer, [{"role": "user", "content": question.turns[0]}], arguments).to(model.device)
         for question in questions[::step][:count]
     ]
 
@@ -271,11 +278,13 @@ def benchmark(argv: Sequence[str] | None) -> None:
         parse.add_argument(f"--{kind}-tree", type=int, nargs=3, metavar=("TOTAL_TOKEN", "DEPTH", "TOP_K"))
     parse.add_argument("--sampling", type=float, nargs=3, metavar=("THRESHOLD", "RHO", "SAMPLES"))
     parse.add_argument("--prompts", type=int, default=40)
+    add_template_argument(parse)
     parse.add_argument("--new-tokens", type=int, default=96)
     parse.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
     parse.add_argument("--contexts", type=int, nargs="*", default=[100, 2000])
     parse.add_argument("--repeats", type=int, default=40)
     args = parse.parse_args(argv)
+    arguments = template_arguments(args.chat_template_kwargs)
     before = peak_memory(torch.device("cpu"))[1]
     choice = pair_of(args)
     model = load(choice)
@@ -292,7 +301,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
         f"{args.base_model_path or assets.DEFAULT_PAIR}, {model.target.dtype}, {model.device}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    inputs = prompts(model, args.prompts)
+    inputs = prompts(model, args.prompts, arguments)
     measure(contest(entries, 0.0), inputs[:1], 0.0, 16)
     for temperature in args.temperature:
         racing = contest(entries, temperature)

@@ -18,6 +18,7 @@ import torch
 from benchmarks import decode as speed
 from benchmarks.decode import prompts
 from eagle import assets
+from eagle.chat_template import add_template_argument, template_arguments
 from eagle.errors import InputError
 from eagle.evaluation.summary import INTERVAL, resampled
 from eagle.loading import DTYPES, ModelChoice, load
@@ -117,14 +118,16 @@ def benchmark(argv: Sequence[str] | None) -> None:
     )
     parse.add_argument("--steps", type=int, default=5, help="drafting steps to measure overlaps of")
     parse.add_argument("--prompts", type=int, default=0, help="to decode for the speed of both methods; 0: none")
+    add_template_argument(parse)
     args = parse.parse_args(argv)
+    arguments = template_arguments(args.chat_template_kwargs)
     if args.prompts < 0:
         raise InputError(f"--prompts must be 0 or more, not {args.prompts}")
     if min(args.nodes, args.levels, args.contexts, args.draws, args.new_tokens, args.steps) < 1:
         raise InputError("--nodes, --levels, --contexts, --draws, --new-tokens and --steps must be 1 or more")
     choice = ModelChoice(args.base_model_path or assets.DEFAULT_PAIR, args.heads[0], args.dtype, args.device)
     model = load(choice)
-    target, questions = model.target, [prompt[0].tolist() for prompt in prompts(model, QUESTIONS)]
+    target, questions = model.target, [prompt[0].tolist() for prompt in prompts(model, QUESTIONS, arguments)]
     for temperature in args.temperature:
         rows: dict[str, list[Mean]] = {}
         for head in args.heads:
@@ -152,7 +155,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
             loaded = load(pair)
             for name, kind in (("EAGLE-3", DETERMINISTIC), ("HSD", HYBRID)):
                 entries[f"{name}, {head}"] = (loaded, replace(pair, kind=kind))
-        inputs = prompts(model, args.prompts)
+        inputs = prompts(model, args.prompts, arguments)
         speed.measure(speed.contest(entries, 0.0), inputs[:1], 0.0, 16)
         for temperature in args.temperature:
             racing = speed.contest(entries, temperature)

@@ -20,6 +20,7 @@ from eagle.application.conversation import (
     add_chat_arguments,
     chat_model_of,
     settings_of,
+    way_out,
 )
 from eagle.application.shading import ANSI_FAINT, ANSI_RESET, ansi
 from eagle.application.streaming import OWN, Piece, Statistics, race
@@ -27,6 +28,7 @@ from eagle.chat_template import Message
 from eagle.errors import InputError
 from eagle.model.tree import TREES
 from eagle.program import run_program
+from eagle.text import whole_characters
 
 HELP = f"""\
 /hsd [on|off]        hybrid trees and joint verification, or EAGLE-3; without a word: the other one
@@ -38,6 +40,7 @@ HELP = f"""\
 /quit                end, as Ctrl-D
 Ctrl-C stops an answer. Shaded text was drafted: the stronger the shade, the deeper in the tree."""
 PROMPT = "> "
+ANEW = "begin a new conversation with /reset"
 
 
 class Screen:
@@ -112,7 +115,7 @@ class Chat:
         return f"{settings.method_name} · temperature {settings.temperature:g}{top_p}"
 
     def _answer(self, message: str) -> None:
-        messages = [*self.messages, Message(role="user", content=message)]
+        messages = [*self.messages, Message(role="user", content=whole_characters(message))]
         text: list[str] = []
         statistics = Statistics()
         try:
@@ -231,7 +234,8 @@ def talk(argv: Sequence[str] | None) -> None:
             chat.take(line)
         except InputError as error:
             screen.out.flush()
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            said = way_out(error, bool(chat.messages), ANEW)
+            print(f"error: {' '.join(said.split())}", file=sys.stderr, flush=True)
         except Quit:
             return
 

@@ -1,4 +1,4 @@
-"""The one exception that means "the input was wrong, and here is what to do"."""
+"""The exception that means "the input was wrong, and here is what to do", and what programs tell apart of it."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     The command-line programs print it and exit with status 2; the Python API lets it through as a ``ValueError``.
     """
+
+
+class ContextFullError(InputError):
+    """A prompt that leaves no room for an answer within the model's context, or the length that was asked for."""
+
+
+class TemplateRefusalError(InputError):
+    """A conversation that the model's chat template does not take."""

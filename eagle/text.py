@@ -13,6 +13,11 @@ INCOMPLETE = "\ufffd"
 LONGEST_CHARACTER = 4
 
 
+def whole_characters(text: str) -> str:
+    """Text that can be written down: halves of characters are joined, and a lone one is replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 class TextStream:
     """Decodes a growing sequence of tokens, in time linear in their number.
 

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from eagle import assets
 from eagle.application.streaming import Update, stream
-from eagle.chat_template import Message, chat_ids, require_chat_template
-from eagle.errors import InputError
+from eagle.chat_template import (
+    Message,
+    TemplateArguments,
+    add_template_argument,
+    chat_ids,
+    require_chat_template,
+    template_arguments,
+)
+from eagle.errors import ContextFullError, InputError, TemplateRefusalError
 from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.clock import Clock
 from eagle.model.ea_model import EaModel
@@ -74,9 +81,10 @@ class ChatModel:
         system_prompt: put before every conversation; None leaves that to the chat template.
         seed: of every answer; None draws each time anew.
         name: of the base model, for people.
+        template: what the chat template is given beside the conversation.
 
     Raises:
-        InputError: the tokenizer has no chat template.
+        InputError: see ``require_chat_template``.
     """
 
     def __init__(
@@ -85,24 +93,31 @@ class ChatModel:
         system_prompt: str | None = None,
         seed: int | None = None,
         name: str = "",
+        template: TemplateArguments | None = None,
     ) -> None:
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.template = model, seed, template
         self.system_prompt, self.name = system_prompt, name or Path(model.base_model_path).name
         self.tokenizer = model.get_tokenizer()
-        require_chat_template(self.tokenizer, model.base_model_path)
+        require_chat_template(self.tokenizer, model.base_model_path, template, system_prompt)
 
     @classmethod
-    def load(cls, choice: ModelChoice, system_prompt: str | None = None, seed: int | None = None) -> ChatModel:
+    def load(
+        cls,
+        choice: ModelChoice,
+        system_prompt: str | None = None,
+        seed: int | None = None,
+        template: TemplateArguments | None = None,
+    ) -> ChatModel:
         """Load a pair, with the trees that are stored for it.
 
         Raises:
-            InputError: see ``eagle.loading.load``; or the tokenizer has no chat template.
+            InputError: see ``eagle.loading.load`` and ``require_chat_template``.
         """
         model = load(choice)
         # The temperature is each message's own.
         model.trees = choice.stored_trees(model.device.type)
         name = Path(choice.base_model_path or assets.DEFAULT_PAIR).name
-        return cls(model, system_prompt, seed, name)
+        return cls(model, system_prompt, seed, name, template)
 
     def answer(
         self, messages: Sequence[Message], settings: ChatSettings, autoregressive: bool = False
@@ -149,7 +164,22 @@ class ChatModel:
             InputError: the chat template refuses it.
         """
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return chat_ids(self.tokenizer, [*system, *messages]).to(self.model.device)
+        return chat_ids(self.tokenizer, [*system, *messages], self.template).to(self.model.device)
+
+
+def way_out(error: InputError, begun: bool, anew: str) -> str:
+    """Why a message is not answered, and what to do where a conversation is the reason.
+
+    Args:
+        error: why.
+        begun: whether anything was said before the message.
+        anew: how a conversation is begun anew in this program.
+    """
+    if isinstance(error, ContextFullError):
+        return f"{error}; send a shorter message{f', or {anew}' if begun else ''}"
+    if isinstance(error, TemplateRefusalError) and begun:
+        return f"{error}; {anew}"
+    return str(error)
 
 
 def add_chat_arguments(parse: argparse.ArgumentParser) -> None:
@@ -171,6 +201,7 @@ def add_chat_arguments(parse: argparse.ArgumentParser) -> None:
     how.add_argument("--max-new-token", type=int, default=default.max_new_tokens, help="new tokens of an answer")
     how.add_argument("--seed", type=int, help="of every answer, so that the same question has the same answer")
     how.add_argument("--system-prompt", help="system message of the conversation")
+    add_template_argument(how)
 
 
 def settings_of(args: argparse.Namespace) -> ChatSettings:
@@ -194,8 +225,9 @@ def chat_model_of(args: argparse.Namespace) -> ChatModel:
     """Load what those arguments name.
 
     Raises:
-        InputError: see ``ChatModel.load``.
+        InputError: see ``template_arguments`` and ``ChatModel.load``.
     """
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise InputError(f"--seed must be 0 or more and below 2^63, not {args.seed}")
-    return ChatModel.load(pair_of(args), args.system_prompt, args.seed)
+    template = template_arguments(args.chat_template_kwargs)
+    return ChatModel.load(pair_of(args), args.system_prompt, args.seed, template=template)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from eagle.application.html import STYLE, escape, legend_html
-from eagle.application.service import Failed, Running, Service, Talk
+from eagle.application.service import NEW, Failed, Running, Service, Talk
 from eagle.errors import InputError
 from eagle.model.method import VERIFIERS
 from eagle.model.tree import TREES
@@ -75,7 +75,7 @@ def build(service: Service) -> gr.Blocks:
                 with gr.Accordion("Ablations", open=bool(default.tree or default.verifier), elem_id="ablations"):
                     tree = _choice("Tree", TREES, default.tree)
                     verifier = _choice("Verification", VERIFIERS, default.verifier)
-                clear = gr.Button("New conversation", elem_id="clear")
+                clear = gr.Button(NEW, elem_id="clear")
 
         def begin(text: str, request: gr.Request) -> tuple[Any, ...]:
             if not text.strip():
@@ -110,9 +110,9 @@ def build(service: Service) -> gr.Blocks:
                 match shown:
                     case Running(html):
                         yield gr.skip(), gr.skip(), html, gr.skip()
-                    case Failed(html):
+                    case Failed(html, again):
                         # The message goes back to where it can be sent again.
-                        yield gr.skip(), gr.skip(), html, text
+                        yield gr.skip(), gr.skip(), html, again
                     case Talk():
                         yield shown, shown.html, "", gr.skip()
 

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from eagle.application.conversation import ChatModel, ChatSettings
+from eagle.application.conversation import ChatModel, ChatSettings, way_out
 from eagle.application.html import Answer, error_html, turn_html
 from eagle.application.model_thread import ModelThread, watch
 from eagle.application.streaming import race
 from eagle.chat_template import Message
 from eagle.errors import InputError
+from eagle.text import whole_characters
 
 PERIOD = 0.1
 """Seconds between two looks at a running answer."""
 AUTOREGRESSIVE = "Autoregressive"
+NEW = "New conversation"
+"""The button of the page."""
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +47,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Failed:
-    """A turn that could not be answered: the message and the reason, as HTML."""
+    """A turn that could not be answered: the message and the reason, as HTML, and the message to be sent again."""
 
     html: str
+    message: str
 
 
 @dataclass
@@ -114,13 +118,15 @@ class Service:
         if stopped is None:
             return
         self.running[session] = stopped
+        message = whole_characters(message)
         try:
             yield from self._answer(message, talk, replace(self.settings, **choices), side_by_side, stopped)
         except InputError as error:
-            yield Failed(error_html(message, str(error)))
+            yield Failed(error_html(message, way_out(error, bool(talk.messages), f"press “{NEW}”")), message)
         except Exception as error:
             log.exception("an answer failed")
-            yield Failed(error_html(message, f"the model failed ({type(error).__name__}); the terminal says where"))
+            reason = f"the model failed ({type(error).__name__}); the terminal says where"
+            yield Failed(error_html(message, reason), message)
         finally:
             # However this ends, closed by a tab that is gone or not, the model goes on to the next message.
             self.leave(session)

@@ -13,7 +13,7 @@ import shortuuid
 import torch
 from torch import Tensor
 
-from eagle.chat_template import chat_ids, require_chat_template
+from eagle.chat_template import TemplateArguments, chat_ids, require_chat_template
 from eagle.data.questions import Question
 from eagle.errors import InputError
 from eagle.evaluation.records import Record
@@ -39,6 +39,7 @@ class AnswerSettings:
         num_choices: answers to each question.
         seed: base of every turn's own seed.
         system_prompt: put before the conversation; None leaves that to the chat template.
+        chat_template_kwargs: what the chat template is given beside the conversation; None is nothing.
     """
 
     drafting: Method | None
@@ -49,6 +50,7 @@ class AnswerSettings:
     num_choices: int
     seed: int
     system_prompt: str | None
+    chat_template_kwargs: TemplateArguments | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Answerer:
         head_sha256: of the head's weights.
 
     Raises:
-        InputError: the tokenizer has no chat template.
+        InputError: see ``require_chat_template``.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Answerer:
         self.model, self.settings, self.model_id, self.head_sha256 = model, settings, model_id, head_sha256
         self.tree = None if settings.drafting is None else settings.drafting.shape(tree)
         self.tokenizer = model.get_tokenizer()
-        require_chat_template(self.tokenizer, model.base_model_path)
+        require_chat_template(
+            self.tokenizer, model.base_model_path, settings.chat_template_kwargs, settings.system_prompt
+        )
 
     def facts(self) -> Record:
         """What shapes the text and is known only of a loaded model."""
@@ -169,7 +173,7 @@ class Answerer:
         return choice, info
 
     def _prompt(self, messages: list[dict[str, str]]) -> Tensor:
-        return chat_ids(self.tokenizer, messages).to(self.model.device)
+        return chat_ids(self.tokenizer, messages, self.settings.chat_template_kwargs).to(self.model.device)
 
     def _decode(
         self, prompt: Tensor, generator: torch.Generator, max_new_tokens: int

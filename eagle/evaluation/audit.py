@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from eagle.chat_template import add_template_argument, template_arguments
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.arguments import add_hybrid_arguments, hybrid_arguments
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     prompts.add_argument("--question-begin", type=int, help="first question, counted from 0")
     prompts.add_argument("--question-end", type=int, help="question to stop before")
     prompts.add_argument("--prompts", type=int, default=4, help="first turns, evenly spread over those questions")
+    add_template_argument(prompts)
     test = parse.add_argument_group("test")
     test.add_argument(
         "--draws", type=int, default=2000, help=f"texts behind each prompt; the stock model draws {REFERENCE}x as many"
@@ -116,6 +118,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         tokens=args.tokens,
         alpha=args.alpha,
         seed=args.seed,
+        chat_template_kwargs=template_arguments(args.chat_template_kwargs),
     )
 
 

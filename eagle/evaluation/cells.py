@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle import assets
+from eagle.chat_template import template_arguments
 from eagle.errors import InputError
 from eagle.evaluation.answer import AnswerSettings
 from eagle.evaluation.records import Record, RunFiles
@@ -62,7 +63,7 @@ def cell_of(
         answer_file: where the answers go, if not where EAGLE puts them.
 
     Raises:
-        InputError: a number out of its range.
+        InputError: a number out of its range, or arguments that are not for the chat template.
     """
     Warper(temperature, top_p, args.sample_top_k)
     for name in ("max_new_token", "num_choices"):
@@ -77,6 +78,7 @@ def cell_of(
         num_choices=args.num_choices,
         seed=args.seed,
         system_prompt=args.system_prompt,
+        chat_template_kwargs=template_arguments(args.chat_template_kwargs),
     )
     model_id = _model_id(args, settings)
     usual = Path(args.bench_name) / args.folder_id / f"{model_id}_{_suffix(drafting)}.jsonl"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eagle.chat_template import chat_ids, require_chat_template
+from eagle.chat_template import TemplateArguments, chat_ids, require_chat_template
 from eagle.data.questions import Question
 from eagle.errors import InputError
 from eagle.evaluation.continuations import ENDED, plain_texts, speculative_texts, token_limit
@@ -56,6 +56,7 @@ class Settings:
         tokens: of each text.
         alpha: probability of finding a difference where there is none.
         seed: of everything random.
+        chat_template_kwargs: what the chat template is given beside the prompt; None is nothing.
     """
 
     method: Method
@@ -66,6 +67,7 @@ class Settings:
     tokens: int
     alpha: float
     seed: int
+    chat_template_kwargs: TemplateArguments | None = None
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,13 @@ def audited(model: EaModel, questions: Sequence[Question], settings: Settings) -
     Raises:
         InputError: no chat template, or a prompt that does not fit the model (names the question).
     """
+    tokenizer, arguments = model.get_tokenizer(), settings.chat_template_kwargs
+    require_chat_template(tokenizer, model.base_model_path, arguments)
     prompts = []
     for question in questions:
         with _naming(question):
-            prompts.append(_prompt(model, question))
+            ids = chat_ids(tokenizer, [{"role": "user", "content": question.turns[0]}], arguments)
+            prompts.append(ids.to(model.device))
             token_limit(model, settings.method, prompts[-1], settings.tokens)
     permutations = enough_permutations(len(questions) * settings.tokens + 2, settings.alpha)
     with tqdm(total=len(questions) * settings.draws, unit="text", dynamic_ncols=True) as bar:
@@ -188,13 +193,6 @@ def findings(found: Sequence[PromptResult]) -> list[Finding]:
         Finding(prompt, test, p, corrected)
         for (prompt, test, _), p, corrected in zip(family, p_values, holm(p_values), strict=True)
     ]
-
-
-def _prompt(model: EaModel, question: Question) -> Tensor:
-    """(1, n) int64, its first turn through the chat template."""
-    tokenizer = model.get_tokenizer()
-    require_chat_template(tokenizer, model.base_model_path)
-    return chat_ids(tokenizer, [{"role": "user", "content": question.turns[0]}]).to(model.device)
 
 
 @contextlib.contextmanager

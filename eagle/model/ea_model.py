@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
-from eagle.errors import InputError
+from eagle.errors import ContextFullError, InputError
 from eagle.model import tune
 from eagle.model.base import load_base, load_tokenizer
 from eagle.model.checkpoint import load_head, local_folder
@@ -312,7 +312,9 @@ class EaModel:
         max_length = params.max_length - prompt.padding.shape[1]
         for room, name in ((max_length, "max_length"), (context, "the model's context")):
             if room is not None and length >= room:
-                raise InputError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
+                raise ContextFullError(
+                    f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}"
+                )
         return min(length + params.max_new_tokens, max_length, context or max_length)
 
 

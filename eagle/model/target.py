@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from eagle.errors import InputError
 from eagle.model.attention import GROUPED_SDPA
+from eagle.model.context import context_length
 from eagle.model.devices import sent
 from eagle.model.kv_cache import Slabs, TreeCache
 from eagle.model.positions import switch_of
@@ -82,7 +83,7 @@ class Target:
     @property
     def context_length(self) -> int | None:
         """Positions the model was made for; None if its configuration does not say."""
-        return getattr(self.config, "max_position_embeddings", None)
+        return context_length(self.config)
 
     @property
     def stop_ids(self) -> frozenset[int]:

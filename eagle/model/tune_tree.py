@@ -22,7 +22,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eagle import assets
-from eagle.chat_template import chat_ids, require_chat_template
+from eagle.chat_template import (
+    TemplateArguments,
+    add_template_argument,
+    chat_ids,
+    require_chat_template,
+    template_arguments,
+)
 from eagle.data.conversations import read_conversations
 from eagle.errors import InputError
 from eagle.loading import add_pair_arguments, load, pair_of
@@ -86,8 +92,16 @@ def shapes(
     return sorted(found, key=repr)
 
 
-def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[Tensor]:
+def training_prompts(
+    model: EaModel, file: Path | None, seed: int, arguments: TemplateArguments | None = None
+) -> Iterator[Tensor]:
     """Prompts through the chat template, in random order: first human turns of ShareGPT, or of a file.
+
+    Args:
+        model: the pair.
+        file: of the prompts; None is ShareGPT.
+        seed: of the order.
+        arguments: for the chat template.
 
     Raises:
         InputError: as ``read_conversations``; or, when there are no more, too few prompts.
@@ -96,9 +110,9 @@ def training_prompts(model: EaModel, file: Path | None, seed: int) -> Iterator[T
     texts = [conversation.turns[0] for conversation in conversations]
     random.Random(seed).shuffle(texts)  # noqa: S311  # a reproducible order, not a secret
     tokenizer = model.get_tokenizer()
-    require_chat_template(tokenizer, model.base_model_path)
+    require_chat_template(tokenizer, model.base_model_path, arguments)
     for text in texts:
-        ids = chat_ids(tokenizer, [{"role": "user", "content": text}])
+        ids = chat_ids(tokenizer, [{"role": "user", "content": text}], arguments)
         if ids.shape[1] <= LONGEST_PROMPT:
             yield ids.to(model.device)
     raise InputError("too few prompts for the search; give more, or lower --contexts and --shapes")
@@ -203,6 +217,7 @@ def tune(argv: Sequence[str] | None) -> None:
     )
     parse.add_argument("--kind", nargs="+", choices=(DETERMINISTIC, HYBRID), default=[DETERMINISTIC, HYBRID])
     parse.add_argument("--prompts", type=Path, help="JSON lines or a JSON array; default: ShareGPT")
+    add_template_argument(parse)
     parse.add_argument("--shapes", type=int, default=32, help="of each kind to begin with")
     parse.add_argument("--contexts", type=int, default=150, help="of the first stage")
     parse.add_argument("--largest", type=int, help="total_token; default 17 on a CPU, 60 elsewhere")
@@ -214,6 +229,7 @@ def tune(argv: Sequence[str] | None) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} must be {least} or more, not {value}")
+    arguments = template_arguments(args.chat_template_kwargs)
     model = load(pair_of(args))
     on_cpu = model.device.type == "cpu"
     largest = args.largest or (17 if on_cpu else 60)
@@ -229,7 +245,7 @@ def tune(argv: Sequence[str] | None) -> None:
         for kind in (DETERMINISTIC, HYBRID):
             if kind not in args.kind or (temperature == 0 and kind == HYBRID):
                 continue
-            prompts = training_prompts(model, args.prompts, args.seed)
+            prompts = training_prompts(model, args.prompts, args.seed, arguments)
             candidates = shapes(kind, sizes[-1], deepest, args.shapes, source, fastest if kind == HYBRID else None)
             shape, speed = search(model, kind, candidates, sizes, args.contexts, prompts, warper)
             print(f"T={temperature}, {kind}: {shape}, {speed:.1f} tokens/s expected", flush=True)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
-from eagle.chat_template import require_chat_template
+from eagle.chat_template import OPTION_HELP, chat_text, require_chat_template, template_arguments
 from eagle.data.conversations import Message, read_conversations
 from eagle.errors import InputError
 from eagle.loading import existing_device
@@ -70,6 +70,7 @@ class GenerateSettings(ComputingSettings):
             "threads, as far as half of the memory holds their weights"
         },
     )
+    chat_template_kwargs: str | None = field(default=None, metadata={"help": OPTION_HELP})
     seed: int = field(default=0, metadata={"help": "of the order, the temperatures and the draws"})
     shard_size: int = field(default=1000, metadata={"help": "answers in a file"})
 
@@ -87,6 +88,7 @@ class GenerateSettings(ComputingSettings):
             raise InputError(f"--weights must be 0 or more, and not all 0: {self.weights}")
         for temperature in self.temperatures:
             Warper(temperature, self.top_p, self.top_k)
+        template_arguments(self.chat_template_kwargs)
 
     def shaping(self, dtype: str) -> dict[str, Any]:
         """What decides the answers; the rest only decides how many of them are made, and how fast."""
@@ -101,6 +103,7 @@ class GenerateSettings(ComputingSettings):
             "top_k": self.top_k,
             "max_new_tokens": self.max_new_tokens,
             "max_prompt_tokens": self.max_prompt_tokens,
+            "chat_template_kwargs": template_arguments(self.chat_template_kwargs),
             "seed": self.seed,
         }
 
@@ -121,7 +124,7 @@ def generate(settings: GenerateSettings) -> None:
     device = existing_device(settings.device)
     path = assets.resolve_base(settings.base_model_path)
     tokenizer = load_tokenizer(path)
-    require_chat_template(tokenizer, path)
+    require_chat_template(tokenizer, path, template_arguments(settings.chat_template_kwargs))
     target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": device}))
     folder = settings.folder / ANSWERS
     described = settings.shaping(str(target.dtype).removeprefix("torch."))
@@ -171,16 +174,19 @@ def encode(
     """
     context = context or settings.max_prompt_tokens + settings.max_new_tokens
     room = min(settings.max_prompt_tokens, context - 1)
+    arguments = template_arguments(settings.chat_template_kwargs)
     requests: list[Request] = []
     long = 0
     for start in range(0, len(prompts), ENCODED_AT_ONCE):
         if len(requests) == settings.limit:
             break
         some = prompts[start : start + ENCODED_AT_ONCE]
-        try:
-            chats = tokenizer.apply_chat_template(some, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # whatever a template raises: it says which chats it does not take
-            raise InputError(f"the target's chat template refuses a prompt: {error}") from error
+        chats = []
+        for prompt in some:
+            try:
+                chats.append(chat_text(tokenizer, prompt, arguments))
+            except InputError as error:
+                raise InputError(f"the prompt {prompt[-1]['content'][:60]!r}: {error}") from error
         for prompt, ids in zip(some, tokenizer(chats, add_special_tokens=False).input_ids, strict=True):
             if len(requests) == settings.limit:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -65,6 +66,30 @@ def test_a_conversation_grows_by_what_was_said(service: Service) -> None:
         for piece in update.pieces
     )
     assert first.messages[1]["content"] == text.strip()
+
+
+def test_a_full_context_names_the_ways_out_that_there_are(service: Service) -> None:
+    long = 40_000 * "x"
+    *_, begun = ask(service, "One?", Talk(), **SHORT)
+    (alone,) = refusals(ask(service, long + long, Talk(), **SHORT))
+    (behind,) = refusals(ask(service, long + long, begun, **SHORT))
+    assert re.search(r"context of 60000; send a shorter message</div>$", alone)
+    assert re.search(r"context of 60000; send a shorter message, or press “New conversation”</div>$", behind)
+
+
+def refusals(shown: list[Running | Talk | Failed]) -> list[str]:
+    return [failed.html for failed in shown if isinstance(failed, Failed)]
+
+
+def test_what_is_pasted_with_half_a_character_is_answered_and_can_be_shown(service: Service) -> None:
+    *_, done = ask(service, "Hi \ud83d! \ud83d\ude00", Talk(), **SHORT)
+    assert isinstance(done, Talk)
+    assert done.messages[0]["content"] == "Hi \ufffd! \U0001f600"
+    assert "Hi \ufffd! \U0001f600" in done.html
+    *_, failed = ask(service, "Hi \ud83d", Talk(), verifier="blockwise")
+    assert isinstance(failed, Failed)
+    assert failed.message == "Hi \ufffd"
+    failed.html.encode()
 
 
 def test_side_by_side_both_answer_the_same_conversation(service: Service) -> None:

@@ -208,6 +208,26 @@ def test_what_cannot_be_answered_is_said_and_can_be_sent_again(tab: Any) -> None
 
 
 @pytest.mark.slow
+def test_a_full_context_and_half_a_character_are_no_end_of_a_conversation(tab: Any) -> None:
+    paste = "(box, text) => { box.value = text; box.dispatchEvent(new Event('input', {bubbles: true})) }"
+    half = "(box) => (" + paste + ")(box, 'Hi \\ud83d')"
+    tab.locator("#box textarea").evaluate(half)
+    longest = tab.get_by_label("number input for New tokens at most")
+    longest.fill("5")
+    longest.press("Tab")
+    tab.click("#send")
+    tab.wait_for_selector("#history .answer.finished")
+    assert tab.inner_text("#history .message") == "Hi \ufffd"
+    tab.wait_for_selector("#send", state="visible")
+
+    tab.locator("#box textarea").evaluate(paste, 70_000 * "x")
+    tab.click("#send")
+    refused = tab.inner_text("#current [role=alert]")
+    assert refused.endswith("send a shorter message, or press “New conversation”")
+    assert tab.inner_text("#clear") == "New conversation"
+
+
+@pytest.mark.slow
 def test_tabs_take_turns_and_stop_stops(tab: Any, address: str) -> None:
     """No answer ends by itself, so what ends was stopped."""
     other = tab.context.new_page()

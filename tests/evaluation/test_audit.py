@@ -131,4 +131,4 @@ def test_a_model_without_a_chat_template_is_refused(
 ) -> None:
     bare = make_chat_pair(tmp_path / "bare", chat_template=None)
     assert audit.main(arguments(bare, questions)) == 2
-    assert "question q0: the tokenizer of" in capsys.readouterr().err
+    assert "error: the tokenizer of" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from eagle.errors import InputError
 from eagle.train.answers import Answer, read_answers
 from eagle.train.generate import GenerateSettings, generate
 from tests.processes import run_until_killed, written
-from tests.tiny import make_chat_pair, stock_model
+from tests.tiny import CHAT_TEMPLATE, make_chat_pair, stock_model
 
 QUESTION = {
     "question_id": 1,
@@ -102,6 +102,33 @@ def test_prompts_go_through_the_chat_template(settings: GenerateSettings, base: 
         text = tokenizer.decode(answer.prompt)
         assert text.startswith("<s>user: Say ")
         assert text.endswith("</s><s>assistant: ")
+
+
+def test_arguments_reach_the_chat_template_and_may_not_change_half_way(
+    settings: GenerateSettings, tmp_path: Path
+) -> None:
+    switch = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+    base = make_chat_pair(tmp_path / "thinking", CHAT_TEMPLATE + switch)[0]
+    few = replace(settings, base_model_path=str(base), limit=2, chat_template_kwargs='{"enable_thinking": false}')
+    generate(few)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for answer in made(few).values():
+        assert tokenizer.decode(answer.prompt).endswith("<s>assistant: <think></think>")
+    with pytest.raises(InputError, match=r"chat_template_kwargs=\{'enable_thinking': False\}, this run has None"):
+        generate(replace(few, limit=4, chat_template_kwargs=None))
+    generate(replace(few, limit=4, chat_template_kwargs=' {"enable_thinking":false}'))
+    assert len(made(few)) == 4
+
+
+def test_answers_of_a_version_without_template_arguments_go_on(settings: GenerateSettings) -> None:
+    generate(replace(settings, limit=2))
+    assert settings.out is not None
+    file = settings.out / "answers" / "config.yaml"
+    recorded = yaml.safe_load(file.read_text())
+    del recorded["chat_template_kwargs"]
+    file.write_text(yaml.safe_dump(recorded))
+    generate(replace(settings, limit=3))
+    assert len(made(settings)) == 3
 
 
 def test_a_limit_can_be_raised_and_nothing_is_done_twice(
@@ -239,6 +266,14 @@ def test_a_text_does_not_outgrow_the_context(settings: GenerateSettings, tmp_pat
     assert any(len(answer.prompt) + len(answer.answer) == 40 for answer in answers)
 
 
+def test_a_prompt_that_the_chat_template_refuses_is_named(settings: GenerateSettings, tmp_path: Path) -> None:
+    strict = "{% if 'Say 11' in messages[0]['content'] %}{{ messages[0]['nothing'] + 1 }}{% endif %}"
+    base = make_chat_pair(tmp_path / "strict", CHAT_TEMPLATE + strict)[0]
+    with pytest.raises(InputError, match=r"^the prompt 'Say 11 .*': the model's chat template refuses") as refused:
+        generate(replace(settings, base_model_path=str(base)))
+    assert "\n" not in str(refused.value)
+
+
 def test_a_target_without_a_chat_template_is_refused(settings: GenerateSettings, tmp_path: Path) -> None:
     base = make_chat_pair(tmp_path / "plain", chat_template=None)[0]
     with pytest.raises(InputError, match="no chat template"):
@@ -254,6 +289,8 @@ def test_a_target_without_a_chat_template_is_refused(settings: GenerateSettings,
         ({"weights": (0.0, 0.0, 0.0)}, "not all 0"),
         ({"temperatures": (1.0, 0.6, -1.0)}, "temperature must be"),
         ({"top_p": 2.0}, "top_p must lie"),
+        ({"chat_template_kwargs": "off"}, "must be a JSON object"),
+        ({"chat_template_kwargs": '{"tokenize": true}'}, "not for the template"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object], reason: str) -> None:

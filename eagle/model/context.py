@@ -32,27 +32,29 @@ def context_length(config: PretrainedConfig) -> int | None:
     stated = getattr(config, "max_position_embeddings", None)
     if stated is None:
         return None
-    encodings = _encodings(getattr(config, "rope_parameters", None) or {})
-    if any(_kind(encoding) == "dynamic" for encoding in encodings):
+    rotary = encodings(config)
+    if any(kind(encoding) == "dynamic" for encoding in rotary):
         return int(stated)
     scaled_already = ALREADY_SCALED in config.model_type
-    return max([int(stated), *(_stretched(encoding, int(stated), scaled_already) for encoding in encodings)])
+    return max([int(stated), *(_stretched(encoding, int(stated), scaled_already) for encoding in rotary)])
 
 
-def _encodings(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parameters of each kind of layer, which lie one level deeper where the kinds differ."""
+def encodings(config: PretrainedConfig) -> list[Mapping[str, Any]]:
+    """The rotary parameters of each kind of layer, which lie one level deeper where the kinds differ."""
+    parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, Mapping)]
     return nested or [parameters]
 
 
-def _kind(encoding: Mapping[str, Any]) -> str:
+def kind(encoding: Mapping[str, Any]) -> str:
+    """The name of a rotary encoding: ``default``, ``linear``, ``dynamic``, ``yarn``, ``longrope``, ``llama3``, ..."""
     return str(encoding.get("rope_type", encoding.get("type", "default")))
 
 
 def _stretched(encoding: Mapping[str, Any], stated: int, scaled_already: bool) -> int:
     factor = encoding.get("factor") or 1.0
-    if _kind(encoding) == "yarn":
+    if kind(encoding) == "yarn":
         return int(factor * (encoding.get("original_max_position_embeddings") or stated))
-    if _kind(encoding) == "linear" and not scaled_already:
+    if kind(encoding) == "linear" and not scaled_already:
         return int(factor * stated)
     return stated

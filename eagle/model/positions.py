@@ -8,14 +8,13 @@ by token a tree and a prompt read in pieces have to do, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from eagle.errors import InputError
+from eagle.model.context import encodings, kind
 
 LONGROPE = "longrope"
 
@@ -51,7 +50,7 @@ def switch_of(model: PreTrainedModel) -> Switch | None:
         InputError: a switch at several lengths, or one of which cannot be told whether the model reads its text anew.
     """
     config = model.config.get_text_config(decoder=True)
-    places = {int(rope["original_max_position_embeddings"]) for rope in _ropes(config) if _type(rope) == LONGROPE}
+    places = {int(rope["original_max_position_embeddings"]) for rope in encodings(config) if kind(rope) == LONGROPE}
     if not places:
         return None
     name = type(model).__name__
@@ -61,17 +60,6 @@ def switch_of(model: PreTrainedModel) -> Switch | None:
         )
     at = places.pop()
     return Switch(at, _rereads(model, at))
-
-
-def _ropes(config: PretrainedConfig) -> Iterator[Mapping[str, Any]]:
-    """The parameters of each rotary embedding: one for all layers, or one for each kind of them."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in parameters.values() if isinstance(value, Mapping)]
-    yield from nested or [parameters]
-
-
-def _type(rope: Mapping[str, Any]) -> str:
-    return str(rope.get("rope_type", "default"))
 
 
 def _rereads(model: PreTrainedModel, at: int) -> bool:

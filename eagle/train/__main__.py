@@ -23,7 +23,8 @@ from typing import Any
 from eagle import assets
 from eagle.loading import existing_device
 from eagle.model.base import load_base
-from eagle.model.checkpoint import OFFICIAL, load_head
+from eagle.model.checkpoint import load_head
+from eagle.model.head_writing import OFFICIAL
 from eagle.model.target import Target
 from eagle.program import run_program
 from eagle.train import options

@@ -17,7 +17,8 @@ import torch
 from eagle import assets
 from eagle.errors import InputError
 from eagle.model.base import load_base
-from eagle.model.checkpoint import LAYOUTS, OFFICIAL, load_head, write_head
+from eagle.model.checkpoint import load_head
+from eagle.model.head_writing import LAYOUTS, OFFICIAL, write_head
 from eagle.model.stored_trees import TREE_FILE
 from eagle.model.target import Target
 from eagle.train import options

@@ -28,9 +28,11 @@ from eagle import assets
 from eagle.errors import InputError
 from eagle.loading import existing_device
 from eagle.model.base import load_base
-from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
 from eagle.model.devices import wide_dtype
+from eagle.model.folders import WEIGHT_NAMES
 from eagle.model.head import Eagle3Head
+from eagle.model.head_config import FLAGS
+from eagle.model.head_writing import OFFICIAL, write_head
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import Batch, Document, batch_of, pack, plan, split

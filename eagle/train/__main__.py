@@ -32,7 +32,8 @@ from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import split
 from eagle.train.compare import accepted_lengths
 from eagle.train.export import ExportSettings, export, folder_of
-from eagle.train.fit import FitSettings, fit
+from eagle.train.fit import fit
+from eagle.train.fit_settings import FitSettings
 from eagle.train.generate import GenerateSettings, generate
 from eagle.train.initial import INITIALS, new_head
 from eagle.train.settings import CONFIG

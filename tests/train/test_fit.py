@@ -17,7 +17,8 @@ from eagle.model.checkpoint import load_head
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import plan, split
-from eagle.train.fit import FIT, FitSettings, fit
+from eagle.train.fit import FIT, fit
+from eagle.train.fit_settings import FitSettings
 from eagle.train.options import command
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
@@ -61,7 +62,8 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(others: dict[str, 
     (killed.out / VOCABULARY).write_bytes((whole.out / VOCABULARY).read_bytes())
     given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(killed).items()}
     program = (
-        "import json, sys; from pathlib import Path; from eagle.train.fit import FitSettings, fit; "
+        "import json, sys; from pathlib import Path; from eagle.train.fit import fit; "
+        "from eagle.train.fit_settings import FitSettings; "
         "given = json.loads(sys.argv[1]); fit(FitSettings(**given | {'out': Path(given['out'])}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, json.dumps(given)], stderr=subprocess.DEVNULL)

@@ -32,7 +32,8 @@ from eagle.train.batches import Document, batch_of
 from eagle.train.compare import accepted_lengths
 from eagle.train.decode import Batch, Request
 from eagle.train.features import Reader
-from eagle.train.fit import FitSettings, Trainee
+from eagle.train.fit_settings import FitSettings
+from eagle.train.trainee import Trainee
 
 QUESTIONS = 80
 

@@ -28,11 +28,12 @@ from eagle.program import run_program
 from eagle.train.batches import Document, batch_of, pack
 from eagle.train.decode import Batch, Request
 from eagle.train.features import Reader
-from eagle.train.fit import PRECISIONS, FitSettings, Trainee
+from eagle.train.fit_settings import PRECISIONS, FitSettings
 from eagle.train.generate import SORTED_BATCHES, GenerateSettings, encode, in_windows
 from eagle.train.initial import new_head, shape_for
 from eagle.train.optimizer import Optimizer
 from eagle.train.prompts import Excluded, select_prompts
+from eagle.train.trainee import Trainee
 from eagle.train.vocab import DraftVocabulary, default_size
 from eagle.train.workers import BatchPlan, Workers
 

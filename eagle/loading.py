@@ -13,9 +13,9 @@ import torch
 from eagle import assets
 from eagle.errors import InputError
 from eagle.model import tune
-from eagle.model.checkpoint import local_folder
 from eagle.model.devices import best_device
 from eagle.model.ea_model import EaModel
+from eagle.model.folders import local_folder
 from eagle.model.method import DEFAULT_SAMPLING
 from eagle.model.processors import processors_of
 from eagle.model.stored_trees import NO_TREES, StoredTrees

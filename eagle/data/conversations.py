@@ -32,6 +32,15 @@ class Conversation:
     system: str | None
     turns: tuple[str, ...]
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it can be encoded: JSON may name half of a surrogate pair, which is no character."""
+        try:
+            "".join((self.system or "", *self.turns)).encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+
     def prompt(self) -> list[Message]:
         """The chat up to the first answer."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
@@ -47,7 +56,8 @@ def read_conversations(source: str | None) -> list[Conversation]:
             None is ShareGPT.
 
     Raises:
-        InputError: it cannot be read, a record is malformed (names it), or no record begins with a human turn.
+        InputError: it cannot be read, a record is malformed (names it), no record begins with a human turn, or all that
+            do are no valid text.
     """
     if source is None:
         records, where = _array(assets.sharegpt(), cut_off=True), "ShareGPT"
@@ -56,14 +66,24 @@ def read_conversations(source: str | None) -> list[Conversation]:
     else:
         records, where = _file_records(Path(source)), source
     read = 0
-    conversations = []
+    conversations: list[Conversation] = []
+    broken: list[str] = []
     for place, record in records:
         read += 1
         if conversation := _conversation(record, place):
-            conversations.append(conversation)
+            if conversation.is_text:
+                conversations.append(conversation)
+            else:
+                broken.append(place)
+    if broken and not conversations:
+        raise InputError(
+            f"{broken[0]}: the prompt is no valid text, nor is any other of {where}: they hold halves of surrogate "
+            "pairs (such as \\ud83d), which are no characters; write the file anew"
+        )
     if not conversations:
         raise InputError(f"{where} holds no prompts")
-    assets.say(f"{where}: {read:,} complete records, {len(conversations):,} of them begun by a human")
+    left_out = f"; {len(broken):,} are no valid text, the first is {broken[0]}" if broken else ""
+    assets.say(f"{where}: {read:,} complete records, {len(conversations):,} of them begun by a human{left_out}")
     return conversations
 
 

@@ -15,7 +15,7 @@ from eagle.errors import InputError
 from eagle.evaluation.answer import AnswerSettings
 from eagle.evaluation.records import Record, RunFiles
 from eagle.loading import ModelChoice
-from eagle.model.checkpoint import local_folder
+from eagle.model.folders import local_folder
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC

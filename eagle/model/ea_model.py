@@ -13,10 +13,11 @@ from eagle import assets
 from eagle.errors import ContextFullError, InputError
 from eagle.model import tune
 from eagle.model.base import load_base, load_tokenizer
-from eagle.model.checkpoint import load_head, local_folder
+from eagle.model.checkpoint import load_head
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, DecodingInfo, Text
 from eagle.model.drafter import Drafter
+from eagle.model.folders import local_folder
 from eagle.model.int8 import with_int8_weights
 from eagle.model.method import Method
 from eagle.model.processors import processors_of

@@ -15,6 +15,10 @@ from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_PARTS = ("gate_proj", "up_proj", "down_proj")
+PROJECTIONS = ATTENTION + MLP_PARTS
+
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -29,6 +33,7 @@ class HeadConfig:
         norm_before_fc: RMSNorm over the whole feature before ``fc``.
         fc_norm: RMSNorm over each hidden state of a feature before ``fc``.
         norm_output: the next step is fed the normalised output.
+        biases: those of ``PROJECTIONS`` that add one.
     """
 
     layer: LlamaConfig
@@ -39,6 +44,7 @@ class HeadConfig:
     norm_before_fc: bool = False
     fc_norm: bool = False
     norm_output: bool = False
+    biases: frozenset[str] = frozenset()
 
 
 class HeadCache:
@@ -63,18 +69,18 @@ class HeadCache:
 class Attention(nn.Module):
     """Attention of the head's layer, over (n, 2H) inputs."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, biases: frozenset[str]) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = (
             config.num_attention_heads,
             config.num_key_value_heads,
             config.head_dim,
         )
-        bias = config.attention_bias
-        self.q_proj = nn.Linear(2 * config.hidden_size, self.heads * self.head_dim, bias=bias)
-        self.k_proj = nn.Linear(2 * config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(2 * config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=bias)
+        wide = 2 * config.hidden_size
+        self.q_proj = nn.Linear(wide, self.heads * self.head_dim, bias="q_proj" in biases)
+        self.k_proj = nn.Linear(wide, self.kv_heads * self.head_dim, bias="k_proj" in biases)
+        self.v_proj = nn.Linear(wide, self.kv_heads * self.head_dim, bias="v_proj" in biases)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias="o_proj" in biases)
 
     def forward(self, x: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None) -> Tensor:
         """See ``Eagle3Head.forward``."""
@@ -109,12 +115,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class MLP(nn.Module):
     """SwiGLU feed-forward."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, biases: frozenset[str]) -> None:
         super().__init__()
-        bias = config.mlp_bias
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias="gate_proj" in biases)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias="up_proj" in biases)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias="down_proj" in biases)
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,9 +136,9 @@ class MidLayer(nn.Module):
         self.norm_before_residual = config.norm_before_residual
         self.hidden_norm = nn.RMSNorm(size, eps=eps)
         self.input_layernorm = nn.RMSNorm(size, eps=eps)
-        self.self_attn = Attention(config.layer)
+        self.self_attn = Attention(config.layer, config.biases)
         self.post_attention_layernorm = nn.RMSNorm(size, eps=eps)
-        self.mlp = MLP(config.layer)
+        self.mlp = MLP(config.layer, config.biases)
 
     def forward(
         self, embeddings: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None

@@ -33,10 +33,10 @@ from eagle.data.conversations import read_conversations
 from eagle.errors import InputError
 from eagle.loading import add_pair_arguments, load, pair_of
 from eagle.model.acceptance import Candidate, expected_lengths
-from eagle.model.checkpoint import local_folder
 from eagle.model.clock import Clock
 from eagle.model.decoding import Decoding, Text
 from eagle.model.ea_model import EaModel
+from eagle.model.folders import local_folder
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.stored_trees import TREE_FILE, StoredTrees, store

@@ -23,7 +23,8 @@ from typing import Any
 from eagle import assets
 from eagle.loading import existing_device
 from eagle.model.base import load_base
-from eagle.model.checkpoint import OFFICIAL, load_head
+from eagle.model.checkpoint import load_head
+from eagle.model.head_writing import OFFICIAL
 from eagle.model.target import Target
 from eagle.program import run_program
 from eagle.train import options
@@ -31,7 +32,8 @@ from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import split
 from eagle.train.compare import accepted_lengths
 from eagle.train.export import ExportSettings, export, folder_of
-from eagle.train.fit import FitSettings, fit
+from eagle.train.fit import fit
+from eagle.train.fit_settings import FitSettings
 from eagle.train.generate import GenerateSettings, generate
 from eagle.train.initial import INITIALS, new_head
 from eagle.train.settings import CONFIG

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from eagle.errors import InputError
 from eagle.train.settings import CONFIG, refuse_other_settings
@@ -42,13 +43,23 @@ class Answer:
     finished: bool
 
 
-def read_answers(folder: Path) -> list[Answer]:
+def read_answers(folder: Path, bar: bool = False) -> list[Answer]:
     """All answers of a folder, in the order they were written; a torn last line is left out.
+
+    Args:
+        folder: of the shards.
+        bar: show how far the reading is.
 
     Raises:
         InputError: no answers, a malformed line (names it), or answers without any token.
     """
-    answers = [answer for shard in _shards(folder) for answer in _read(shard)]
+    answers: list[Answer] = []
+    shards = [(shard, shard.stat().st_size) for shard in _shards(folder)]
+    total = sum(size for _, size in shards)
+    with tqdm(total=total, desc="answers", unit="B", unit_scale=True, dynamic_ncols=True, disable=not bar) as progress:
+        for shard, size in shards:
+            answers.extend(_read(shard))
+            progress.update(size)
     if not answers:
         raise InputError(f"{folder} holds no answers; make some with: python -m eagle.train generate")
     if not any(answer.answer for answer in answers):

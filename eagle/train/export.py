@@ -9,19 +9,25 @@ Both hold the weights of the checkpoint that did best on the held-out answers, a
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from eagle import assets
 from eagle.errors import InputError
 from eagle.model.base import load_base
-from eagle.model.checkpoint import LAYOUTS, OFFICIAL, load_head, write_head
+from eagle.model.checkpoint import load_head
+from eagle.model.head import Eagle3Head
+from eagle.model.head_writing import LAYOUTS, OFFICIAL, write_head
 from eagle.model.stored_trees import TREE_FILE
 from eagle.model.target import Target
 from eagle.train import options
-from eagle.train.fit import FIT, FitSettings
+from eagle.train.fit import FIT
+from eagle.train.fit_settings import FitSettings
 from eagle.train.generate import GenerateSettings
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.settings import CONFIG, StageSettings
@@ -45,6 +51,9 @@ class ExportSettings(StageSettings):
         default=None,
         metadata={"help": "name of the target in the speculators layout; default: where it was loaded from"},
     )
+    unimproved: bool = field(
+        default=False, metadata={"help": "export a head that is no better than its start on held-out answers, too"}
+    )
     weights: str = field(default="bfloat16", metadata={"help": "dtype of the exported weights"})
     licence: str = field(default="apache-2.0", metadata={"help": "of the head, for its model card"})
 
@@ -62,7 +71,8 @@ def export(settings: ExportSettings) -> None:
     """Write both layouts and the model card.
 
     Raises:
-        InputError: no checkpoint, one for another target, or a folder that cannot be written to.
+        InputError: no checkpoint, one for another target or one that training has not improved, or a folder that
+            cannot be written to.
     """
     out = settings.folder
     run = RunFolder(out / FIT)
@@ -70,44 +80,82 @@ def export(settings: ExportSettings) -> None:
     if not checkpoint.is_dir():
         kept = ", ".join(str(int(path.name.removeprefix("step-"))) for path in run.checkpoints())
         raise InputError(f"there is no checkpoint {checkpoint}; those kept are of the steps {kept}")
+    step = int(checkpoint.name.removeprefix("step-"))
+    held_out = _evaluations(run, step)
+    if not (settings.unimproved or held_out[-1]["accepted"] > held_out[0]["accepted"]):
+        raise InputError(
+            f"{checkpoint.name} has {held_out[-1]['accepted']:.3f} tokens accepted on held-out answers, the head that "
+            f"training began with had {held_out[0]['accepted']:.3f}; train longer or with other learning rates, or "
+            "export it all the same with --unimproved"
+        )
     path = assets.resolve_base(settings.base_model_path)
-    target = Target(load_base(path, dtype="auto", device_map={"": "cpu"}))
-    # Whatever the target's dtype, weights leave the head as wide as they were trained.
-    head = load_head(str(checkpoint), target, torch.float32)
     embedded = settings.base_model_path in (None, assets.DEFAULT_PAIR)
     verifier = settings.verifier or (EMBEDDED_ON_HUB if embedded else str(settings.base_model_path))
+    card = model_card(settings, out, run, held_out, verifier)
+    with tqdm(total=2 + len(LAYOUTS), desc="loading", unit="part", dynamic_ncols=True) as bar:
+        target = Target(load_base(path, dtype="auto", device_map={"": "cpu"}))
+        bar.update()
+        # Whatever the target's dtype, weights leave the head as wide as they were trained.
+        head = load_head(str(checkpoint), target, torch.float32)
+        for layout in LAYOUTS:
+            bar.set_description(layout)
+            bar.update()
+            _write(folder_of(out, layout), layout, head, target, settings, card, verifier)
+        bar.update()
     for layout in LAYOUTS:
-        folder = folder_of(out, layout)
-        temporary = folder.with_name(f".{folder.name}")
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            write_head(head, target, temporary, layout, getattr(torch, settings.weights), verifier)
-            if layout == OFFICIAL:
-                card = model_card(settings, out, run, int(checkpoint.name.removeprefix("step-")), verifier)
-                (temporary / CARD).write_text(card, encoding="utf-8")
-            if (folder / TREE_FILE).is_file():
-                assets.say(f"{folder / TREE_FILE} stays: trees searched for what was exported before")
-                shutil.copy2(folder / TREE_FILE, temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        except OSError as error:
-            raise InputError(f"cannot write {folder}: {error}") from error
-        assets.say(f"{folder}: {layout} layout of {checkpoint.name}")
+        assets.say(f"{folder_of(out, layout)}: {layout} layout of {checkpoint.name}")
 
 
-def model_card(settings: ExportSettings, out: Path, run: RunFolder, step: int, verifier: str) -> str:
+def _write(
+    folder: Path,
+    layout: str,
+    head: Eagle3Head,
+    target: Target,
+    settings: ExportSettings,
+    card: str,
+    verifier: str,
+) -> None:
+    """Put a head in place of what was in its folder, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_head(head, target, temporary, layout, getattr(torch, settings.weights), verifier)
+        if layout == OFFICIAL:
+            (temporary / CARD).write_text(card, encoding="utf-8")
+        if (folder / TREE_FILE).is_file():
+            assets.say(f"{folder / TREE_FILE} stays: trees searched for what was exported before")
+            shutil.copy2(folder / TREE_FILE, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error}") from error
+
+
+def _evaluations(run: RunFolder, step: int) -> list[dict[str, Any]]:
+    """The evaluations of a run on held-out answers, from its start to a step.
+
+    Raises:
+        InputError: the metrics do not have them.
+    """
+    found = [line for line in read_metrics(run.path) if line["kind"] == "held_out" and line["step"] <= step]
+    if not found or found[0]["step"] != 0 or found[-1]["step"] != step:
+        raise InputError(f"{run.metrics} lacks the evaluations from step 0 to step {step}; restore it, or train again")
+    return found
+
+
+def model_card(
+    settings: ExportSettings, out: Path, run: RunFolder, held_out: Sequence[dict[str, Any]], verifier: str
+) -> str:
     """The text of a head's README: what it is, what it was trained on and how, and what it does on held-out answers.
 
     Args:
         settings: of the export.
         out: folder of the training.
         run: its training run.
-        step: of the exported checkpoint.
+        held_out: its evaluations up to the exported checkpoint.
         verifier: name of the target.
     """
-    lines = [line for line in read_metrics(run.path) if line["step"] <= step]
-    held_out = [line for line in lines if line["kind"] == "held_out"]
     trained = run.settings()
     first, last = held_out[0], held_out[-1]
     rows = "\n".join(
@@ -129,7 +177,7 @@ Trained with `python -m eagle.train` on answers of the target itself. Official E
 | | |
 | --- | --- |
 | answers | {trained["documents"]:,} |
-| optimizer steps | {step:,} |
+| optimizer steps | {last["step"]:,} |
 | answer tokens trained on | {last["tokens"]:,} |
 | time of the steps | {last["seconds"] / 60:.0f} minutes |
 | drafting steps in training | {trained["drafting_steps"]} |

@@ -8,12 +8,12 @@ checkpoint as if nothing had happened.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,228 +21,36 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from eagle import assets
 from eagle.errors import InputError
 from eagle.loading import existing_device
 from eagle.model.base import load_base
-from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
 from eagle.model.devices import wide_dtype
+from eagle.model.folders import WEIGHT_NAMES
 from eagle.model.head import Eagle3Head
+from eagle.model.head_config import FLAGS
+from eagle.model.head_writing import OFFICIAL, write_head
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
 from eagle.train.curves import draw_curves
 from eagle.train.features import Reader, Reading
-from eagle.train.initial import TARGET, new_head, shape_for
-from eagle.train.losses import judge
-from eagle.train.optimizer import MUON, OPTIMIZERS, Optimizer
+from eagle.train.fit_settings import FitSettings
+from eagle.train.initial import new_head, shape_for
+from eagle.train.optimizer import Optimizer
 from eagle.train.progress import OPTIMIZER, Progress, RunFolder, explained, read_metrics
 from eagle.train.readings import KeptReadings
-from eagle.train.settings import ComputingSettings
-from eagle.train.steps import unroll
+from eagle.train.trainee import Tally, Trainee
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
 
 FIT = "fit"
-PRECISIONS = ("bf16", "no")
 TENSORBOARD = "tensorboard"
 CURVES = "curves.png"
 UNITS, UNITS_KEY = "units.safetensors", "units"
 READINGS = "readings-{}.bin"
-# Settings that count something.
-COUNTS = (
-    *("drafting_steps", "max_length", "batch_tokens", "accumulation"),
-    *("epochs", "steps", "tokens", "held_out_most", "every"),
-)
-# Settings that say where things are and how often one looks, and do not shape the weights.
-SHAPELESS = ("out", "device")
-
-
-@dataclass(frozen=True)
-class FitSettings(ComputingSettings):
-    """What ``fit`` does; the metadata are the help texts of the program."""
-
-    initial: str = field(
-        default=TARGET,
-        metadata={"help": "weights to start from: target (its last layer), random, or a head's folder or hub id"},
-    )
-    feature_layers: tuple[int, ...] | None = field(
-        default=None,
-        metadata={"help": "hidden states of the target that the head reads, 0 are the embeddings"},
-    )
-    norm_before_residual: bool = field(default=False, metadata={"help": "the residual is the normalised hidden state"})
-    norm_before_fc: bool = field(default=False, metadata={"help": "one norm over the whole feature"})
-    fc_norm: bool = field(default=False, metadata={"help": "a norm over each hidden state of a feature"})
-    norm_output: bool = field(default=False, metadata={"help": "the next drafting step gets the normalised output"})
-    drafting_steps: int = field(default=7, metadata={"help": "of the training-time test"})
-    decay: float = field(default=0.8, metadata={"help": "weight of a drafting step's loss, relative to the one before"})
-    acceptance_weight: float = field(
-        default=0.0, metadata={"help": "share of total variation (1 - acceptance) in the loss; 0 is cross-entropy"}
-    )
-    max_length: int = field(default=1024, metadata={"help": "tokens of prompt and answer; the rest is cut off"})
-    batch_tokens: int = field(default=2048, metadata={"help": "of a batch, prompts included"})
-    accumulation: int = field(default=1, metadata={"help": "batches of an optimizer step, on each process"})
-    epochs: int = field(default=1, metadata={"help": "passes over the answers"})
-    steps: int | None = field(default=None, metadata={"help": "optimizer steps at most"})
-    tokens: int | None = field(default=None, metadata={"help": "answer tokens at most, over all epochs"})
-    optimizer: str = field(
-        default=MUON, metadata={"help": "muon, for the matrices inside the head with AdamW for the rest, or adamw"}
-    )
-    learning_rate: float = field(default=2.5e-3, metadata={"help": "of AdamW, at its peak"})
-    matrix_learning_rate: float = field(default=6e-3, metadata={"help": "of Muon, at its peak"})
-    warmup: float = field(default=0.03, metadata={"help": "share of the steps in which the learning rates rise"})
-    weight_decay: float = field(default=0.01, metadata={"help": "of matrices; norms have none"})
-    clipping: float = field(default=0.5, metadata={"help": "largest norm of a gradient"})
-    mixed_precision: str = field(default="bf16", metadata={"help": f"one of {', '.join(PRECISIONS)}"})
-    held_out: float = field(default=0.02, metadata={"help": "share of the prompts that is not trained on"})
-    held_out_most: int = field(default=100, metadata={"help": "held-out answers that an evaluation looks at, at most"})
-    keep_readings: bool = field(
-        default=False,
-        metadata={
-            "help": "keep what the target says of the answers on disk, so that later epochs do not ask it again; "
-            "four hidden states a token"
-        },
-    )
-    every: int = field(default=200, metadata={"help": "steps between evaluations, each with a checkpoint"})
-    seed: int = field(default=0, metadata={"help": "of the order of the answers, and of random weights"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in COUNTS:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
-        for name in ("decay", "acceptance_weight", "warmup", "held_out", "weight_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(self, name)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
-        for name in ("learning_rate", "matrix_learning_rate", "clipping"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(self, name)}")
-        if self.max_length > self.batch_tokens:
-            raise InputError(f"--max-length {self.max_length} does not fit into --batch-tokens {self.batch_tokens}")
-        if self.mixed_precision not in PRECISIONS:
-            raise InputError(f"--mixed-precision must be one of {', '.join(PRECISIONS)}, not {self.mixed_precision!r}")
-        if self.norm_before_fc and self.fc_norm:
-            raise InputError("--norm-before-fc and --fc-norm exclude each other")
-
-    def rate(self, step: int, total: int) -> float:
-        """The share of the peak learning rates at a step, counted from 0: a linear rise, half a cosine down to 0."""
-        rising = max(1, round(self.warmup * total))
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-    def shaping(self, documents: Sequence[Document], vocabulary: DraftVocabulary, processes: int) -> dict[str, Any]:
-        """What decides the weights, in the types of YAML."""
-        shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS}
-        shown["base_model_path"] = self.base_model_path or assets.DEFAULT_PAIR
-        shown["feature_layers"] = list(self.feature_layers) if self.feature_layers else None
-        told = hashlib.sha256(repr([(document.tokens, document.start) for document in documents]).encode())
-        known = hashlib.sha256(vocabulary.d2t.numpy().tobytes())
-        digests = {"answers_sha256": told.hexdigest(), "vocabulary_sha256": known.hexdigest()}
-        return shown | digests | {"documents": len(documents), "processes": processes}
-
-
-class Trainee(nn.Module):
-    """What is trained, as one module: drafting steps of a batch and their losses.
-
-    Hidden states are of very different size: of some models their entries are around 1 in the lower layers, around 10
-    in the upper ones, and in the hundreds at a few places. Steps of Adam are of one size, so the weights of ``fc`` are
-    trained in units of the entries they multiply.
-
-    Args:
-        head: the head; from now on its ``fc`` is in training units.
-        settings: of the run.
-        units: (k * H,) powers of two, so that going to training units and back changes no bit; None: all are 1.
-    """
-
-    units: Tensor
-
-    def __init__(self, head: Eagle3Head, settings: FitSettings, units: Tensor | None = None) -> None:
-        super().__init__()
-        self.head, self.settings = head, settings
-        weight = head.fc.weight
-        self.register_buffer("units", weight.new_ones(weight.shape[1]) if units is None else units.to(weight))
-        with torch.no_grad():
-            weight.mul_(self.units)
-
-    @contextlib.contextmanager
-    def in_units_of_the_target(self) -> Iterator[Eagle3Head]:
-        """The head as it drafts, to be written."""
-        weight = self.head.fc.weight
-        with torch.no_grad():
-            weight.div_(self.units)
-            yield self.head
-            weight.mul_(self.units)
-
-    def forward(self, batch: Batch, reading: Reading, counts: list[int]) -> tuple[Tensor, Tensor]:
-        """Loss and sums of a batch.
-
-        Args:
-            batch: R rows.
-            reading: what the target says of it.
-            counts: what the loss of each drafting step is divided by: its rows in the whole optimizer step.
-
-        Returns:
-            The loss, (); and (5, drafting steps) float64 sums over rows, see ``Tally``.
-        """
-        narrow = self.settings.mixed_precision == "bf16"
-        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=narrow):
-            return self._forward(batch, reading, counts)
-
-    def _forward(self, batch: Batch, reading: Reading, counts: list[int]) -> tuple[Tensor, Tensor]:
-        settings = self.settings
-        outputs = unroll(self.head, batch, reading.features / self.units, settings.drafting_steps)
-        # A row drafts as far as its document has tokens.
-        reaching = [(batch.rows + 2 + k <= batch.ends).nonzero()[:, 0] for k in range(len(outputs))]
-        sizes = [len(rows) for rows in reaching]
-        weights = [settings.decay**k / max(1, count) for k, count in enumerate(counts)]
-        judged = judge(
-            torch.cat([output[rows] for output, rows in zip(outputs, reaching, strict=True)]),
-            self.head.lm_head.weight,
-            reading,
-            torch.cat([rows + k for k, rows in enumerate(reaching)]),
-            torch.cat([reading.law.new_full((size,), w) for size, w in zip(sizes, weights, strict=True)]),
-            settings.acceptance_weight,
-        )
-        wide = wide_dtype(judged.losses.device)
-        losses, hits, overlaps = (
-            torch.stack([part.sum() for part in values.to(wide).split(sizes)])
-            for values in (judged.losses, judged.hits, judged.overlaps)
-        )
-        chains = torch.zeros(len(outputs), len(batch.rows), dtype=wide, device=losses.device)
-        for k, (rows, part) in enumerate(zip(reaching, judged.overlaps.to(wide).split(sizes), strict=True)):
-            chains[k, rows] = part
-        lengths = chains.cumprod(0).sum(-1)
-        return judged.total, torch.stack([losses, hits, overlaps, lengths, losses.new_tensor(sizes)])
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Means over rows, for each drafting step.
-
-    Attributes:
-        loss: of the kind that is trained.
-        top1: how often the most likely token is the target's.
-        overlap: sum min(p, q), how often a sampled token is accepted.
-        accepted: expected accepted length of a chain along the answers: the sum over the steps of the mean product of
-            overlaps up to each.
-    """
-
-    loss: list[float]
-    top1: list[float]
-    overlap: list[float]
-    accepted: float
-
-    @classmethod
-    def of(cls, sums: Tensor) -> Tally:
-        """From (5, drafting steps) sums of losses, hits, overlaps and products of overlaps, and numbers of rows."""
-        loss, hits, overlaps, lengths = (sums[:4] / sums[4].clamp(min=1)).tolist()
-        return cls(loss, hits, overlaps, sum(lengths))
 
 
 def fit(settings: FitSettings) -> None:
@@ -252,9 +60,10 @@ def fit(settings: FitSettings) -> None:
         InputError: anything about the settings, the files or the model that does not fit.
     """
     folder = settings.folder
-    training, held_out = split(read_answers(folder / ANSWERS), settings.max_length, settings.held_out)
-    vocabulary = DraftVocabulary.load(folder / VOCABULARY)
     accelerator = _accelerator(settings)
+    answers = read_answers(folder / ANSWERS, bar=accelerator.is_main_process)
+    training, held_out = split(answers, settings.max_length, settings.held_out)
+    vocabulary = DraftVocabulary.load(folder / VOCABULARY)
     target = Target(
         load_base(
             assets.resolve_base(settings.base_model_path),
@@ -393,6 +202,11 @@ class Run:
         else:
             # The first token of a document often has entries thousands of times as large as any other.
             units = features.abs().median(0).values.clamp(min=torch.finfo(torch.float32).tiny).log2().round().exp2()
+        if not bool(units.isfinite().all()):
+            raise InputError(
+                "the target's hidden states are not numbers already in the first batch of answers: it may overflow in "
+                "--dtype " + str(self.target.dtype).removeprefix("torch.")
+            )
         if self.accelerator.is_main_process:
             with explained(f"cannot write {file}"):
                 save_file({UNITS_KEY: units.cpu()}, file)
@@ -429,13 +243,27 @@ class Run:
                 # Processes average their gradients; the losses are shares of one mean over all of them.
                 self.accelerator.backward(loss * processes)
             sums = of_batch if number == 1 else sums + of_batch
-        norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clipping)
+        norm = float(self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clipping))
+        # Both are sums over all processes, so that all of them stop where one has met something that is no number.
+        tally = Tally.of(self.accelerator.reduce(sums).cpu())
+        if not (tally.finite and math.isfinite(norm)):
+            raise self._derailed(
+                f"step {step + 1} of {total} has a loss of {fmean(tally.loss):g} and a gradient of norm {norm:g}"
+            )
         self.optimizer.step(share)
-        return {
-            "learning_rate": share * self.settings.learning_rate,
-            "gradient_norm": float(norm),
-            **asdict(Tally.of(self.accelerator.reduce(sums).cpu())),
-        }
+        return {"learning_rate": share * self.settings.learning_rate, "gradient_norm": norm, **asdict(tally)}
+
+    def _derailed(self, what: str) -> InputError:
+        """What to say when a loss, a gradient or a weight is not a number any more: nothing good comes after that."""
+        where, found = self.folder.path, self.folder.checkpoints()
+        if self.progress.step == 0 and not found:
+            return InputError(
+                f"{where}: {what} already: the target overflows in this --dtype, or --initial is no sound head"
+            )
+        return InputError(
+            f"{where}: {what}; {found[-1].name} is the last good checkpoint. Begin anew in another --out with lower "
+            f"learning rates, also from there (--initial {found[-1]}), or with --dtype float32 if the target overflows"
+        )
 
     def _read(self, batch: Batch, indices: Sequence[int]) -> Reading:
         """What the target says of a batch; indices: of its documents among those trained on, then those held out."""
@@ -456,6 +284,9 @@ class Run:
     def _checkpoint(self, progress: Progress, board: Any) -> Progress:
         """Evaluate, log, save."""
         tally = self._evaluate()
+        sound = all(bool(parameter.isfinite().all()) for parameter in self.trainee.parameters())
+        if not (tally.finite and sound):
+            raise self._derailed(f"after step {progress.step} the loss on held-out answers is {fmean(tally.loss):g}")
         if tally.accepted > progress.best_accepted:
             progress = replace(progress, best_step=progress.step, best_accepted=tally.accepted)
         self._log("held_out", progress, asdict(tally), board)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 
 from eagle.errors import InputError
-from eagle.model.checkpoint import FLAGS, default_feature_layers, load_head
-from eagle.model.head import Eagle3Head, HeadConfig
+from eagle.model.checkpoint import load_head
+from eagle.model.head import ATTENTION, MLP_PARTS, Eagle3Head, HeadConfig
+from eagle.model.head_config import FLAGS, default_feature_layers
 from eagle.model.target import Target
 from eagle.train.vocab import DraftVocabulary
 
@@ -25,8 +26,6 @@ from eagle.train.vocab import DraftVocabulary
 SPREAD = 0.02
 TARGET, RANDOM = INITIALS = ("target", "random")
 DEFAULT_ROPE_THETA = 10000.0
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def shape_for(
@@ -72,7 +71,7 @@ def shape_for(
         pad_token_id=config.pad_token_id,
         tie_word_embeddings=False,
     )
-    return HeadConfig(layer, draft_vocab_size, int(config.hidden_size), tuple(chosen), **flags)
+    return HeadConfig(layer, draft_vocab_size, int(config.hidden_size), tuple(chosen), biases=frozenset(), **flags)
 
 
 def _rope_theta(target: Target) -> float:
@@ -107,7 +106,9 @@ def new_head(
     wide = torch.float64 if target.dtype == torch.float64 else torch.float32
     other = None if initial in INITIALS else _other(initial, target, config, wide)
     # Weights go on in the layer they were trained in: with its RoPE and its epsilon.
-    head = Eagle3Head(config if other is None else replace(config, layer=other.config.layer))
+    if other is not None:
+        config = replace(config, layer=other.config.layer, biases=other.config.biases)
+    head = Eagle3Head(config)
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -161,7 +162,7 @@ def _take_from(target: Target, head: Eagle3Head, target_ids: Tensor) -> list[str
     layer = head.midlayer
     wanted: list[tuple[str, nn.Module, nn.Module | None]] = [
         *((name, getattr(layer.self_attn, name), parts.get(f"self_attn.{name}")) for name in ATTENTION),
-        *((name, getattr(layer.mlp, name), parts.get(f"mlp.{name}")) for name in MLP),
+        *((name, getattr(layer.mlp, name), parts.get(f"mlp.{name}")) for name in MLP_PARTS),
         ("input_layernorm", layer.hidden_norm, parts.get("input_layernorm")),
         ("post_attention_layernorm", layer.post_attention_layernorm, parts.get("post_attention_layernorm")),
         ("final norm", head.norm, final_norms[-1] if final_norms else None),

@@ -199,11 +199,21 @@ def explained(what: str) -> Iterator[None]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The complete lines of a run's metrics; a torn last one is left out."""
+    """The complete lines of a run's metrics; a torn last one is left out.
+
+    Raises:
+        InputError: a line is no JSON.
+    """
     file = folder / METRICS
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{file}, line {number}: not valid JSON ({error}); remove the line") from None
+    return lines
 
 
 def _replace(file: Path, text: str) -> None:

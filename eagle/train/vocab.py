@@ -14,10 +14,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig
 
 from eagle import assets
 from eagle.errors import InputError
+from eagle.model.base import load_config
 from eagle.model.target import stop_ids
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.settings import StageSettings
@@ -37,6 +38,10 @@ class VocabSettings(StageSettings):
             "help": f"tokens; default: {SIZE_FOR_LARGE}, or of a target with fewer than {LARGE} a {SHARE}th of its own"
         },
     )
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise InputError(f"--size must be 1 or more, not {self.size}")
 
 
 @dataclass(frozen=True)
@@ -152,9 +157,9 @@ def build_vocabulary(settings: VocabSettings) -> DraftVocabulary:
     """
     out = settings.folder
     size, ends = _target_facts(assets.resolve_base(settings.base_model_path))
-    answers = read_answers(out / ANSWERS)
+    answers = read_answers(out / ANSWERS, bar=True)
     counts = count_tokens((answer.answer for answer in answers), size)
-    vocabulary = most_frequent(counts, settings.size or default_size(size), ends)
+    vocabulary = most_frequent(counts, default_size(size) if settings.size is None else settings.size, ends)
     vocabulary.save(out / VOCABULARY)
     covered = int(counts[vocabulary.t2d].sum()) / int(counts.sum())
     assets.say(
@@ -166,10 +171,7 @@ def build_vocabulary(settings: VocabSettings) -> DraftVocabulary:
 
 def _target_facts(path: str) -> tuple[int, frozenset[int]]:
     """Tokens of a model, and those that end its texts, without loading its weights."""
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"the base model {path} has no readable configuration: {error}") from error
+    config = load_config(path)
     try:
         generation = GenerationConfig.from_pretrained(path)
     except OSError:

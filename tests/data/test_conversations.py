@@ -20,6 +20,10 @@ SHAREGPT_RECORD = {
 }
 
 
+HALF = "\\ud83d"
+"""Half of a surrogate pair, as JSON escapes it."""
+
+
 def written(file: Path, text: str) -> str:
     file.write_text(text, encoding="utf-8")
     return str(file)
@@ -106,3 +110,32 @@ def test_an_array_that_is_no_utf8_is_explained(tmp_path: Path) -> None:
     file.write_bytes(b"[" + b" " * 5000 + b'{"prompt": "caf\xe9"}]')
     with pytest.raises(InputError, match=r"cannot read the prompts .*prompts\.json"):
         read_conversations(str(file))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"prompt": "Hello HALF"}',
+        '{"messages": [{"role": "system", "content": "HALF"}, {"role": "user", "content": "Hello"}]}',
+        '{"turns": ["Hello", "HALF"]}',
+    ],
+)
+@pytest.mark.parametrize("array", [False, True])
+def test_prompts_that_are_no_valid_text_are_left_out_and_counted(
+    broken: str, array: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    lines = ['{"prompt": "A smile: \\ud83d\\ude00"}', broken.replace("HALF", HALF), '{"prompt": "Bye"}']
+    file.write_text("[" + ",".join(lines) + "]" if array else "\n".join(lines))
+    read = read_conversations(str(file))
+    assert [conversation.turns for conversation in read] == [("A smile: \U0001f600",), ("Bye",)]
+    place = "record 2" if array else "line 2"
+    said = capsys.readouterr().err
+    assert f"3 complete records, 2 of them begun by a human; 1 are no valid text, the first is {file}, {place}" in said
+
+
+def test_a_file_without_any_valid_text_is_refused_by_its_first_line(tmp_path: Path) -> None:
+    lines = [{"conversations": [{"from": "gpt", "value": "I go on"}]}, {"prompt": "\ud83d"}, {"prompt": "\udc00"}]
+    file = written(tmp_path / "prompts.jsonl", "\n".join(map(json.dumps, lines)))
+    with pytest.raises(InputError, match=r"prompts.jsonl, line 2: the prompt is no valid text, nor is any other"):
+        read_conversations(file)

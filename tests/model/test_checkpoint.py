@@ -144,6 +144,22 @@ def change(**entries: object) -> Callable:
     return lambda config, state: config.update(entries)
 
 
+def in_two_layers(config: dict, state: dict) -> None:
+    for key in [key for key in state if key.startswith("midlayer.")]:
+        tensor = state.pop(key)
+        for layer in range(2):
+            state[key.replace("midlayer", f"layers.{layer}")] = tensor.clone()
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1],
+    "long_factor": [3.0, 9.0],
+    "original_max_position_embeddings": 64,
+}
+YARN_ON_HALF = {"rope_type": "yarn", "factor": 4.0, "partial_rotary_factor": 0.5}
+
+
 @pytest.mark.parametrize(
     ("break_it", "complaint"),
     [
@@ -164,7 +180,20 @@ def change(**entries: object) -> Callable:
         (change(target_hidden_size=32), "hidden size 32, but this target's is 16"),
         (change(vocab_size=9), "vocabulary size 9, but this target's is 8"),
         (change(eagle_aux_hidden_state_layer_ids=[2, 15, 27]), r"\[2, 15, 27\].*6 layers"),
-        (change(num_hidden_layers=2), "num_hidden_layers=2"),
+        (in_two_layers, "has 2 layers"),
+        (drop("midlayer.hidden_norm.weight"), "EAGLE-1/2 heads, which have none"),
+        (change(eagle_config=[1, 2, 3]), r"eagle_config=\[1, 2, 3\]; it must be a JSON object"),
+        (change(eagle_aux_hidden_state_layer_ids=7), "must be a list"),
+        (change(draft_vocab_size="many"), "draft_vocab_size='many'"),
+        (change(draft_vocab_size=9), "draft_vocab_size=9; it must be a number from 1 to its vocab_size, 8"),
+        (change(hidden_act="swish5"), "hidden_act='swish5'"),
+        (change(num_key_value_heads=3), "no multiple of num_key_value_heads=3"),
+        (change(rope_scaling={"type": "dynamic", "factor": 2.0}), "RoPE of the type 'dynamic'; supported are default"),
+        (change(rope_scaling=LONGROPE), "RoPE of the type 'longrope'"),
+        (change(rope_scaling={"rope_type": "spiral"}), "RoPE of the type 'spiral'"),
+        (change(rope_scaling={"rope_type": "linear"}), "factor"),
+        (change(rope_scaling={"rope_type": "linear", "factor": "two"}), "without what that needs"),
+        (change(rope_scaling=YARN_ON_HALF), r"turns 2 of the 4 entries of a head \(partial_rotary_factor\)"),
         (change(layer_types=["sliding_attention"]), "sliding-window"),
         (change(quantization_config={"bits": 4}), "quantised"),
         (change(speculators_model_type="medusa"), "'medusa' speculator"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from eagle.train.answers import ANSWERS, Answer
-from eagle.train.fit import FitSettings
+from eagle.train.fit_settings import FitSettings
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
 from tests.tiny import VOCAB, make_base
 

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from eagle.errors import InputError
-from eagle.model.checkpoint import FLAGS, LAYOUTS, SPECULATORS, load_head, write_head
+from eagle.model.checkpoint import load_head
 from eagle.model.head import Eagle3Head
+from eagle.model.head_config import FLAGS
+from eagle.model.head_writing import LAYOUTS, SPECULATORS, write_head
 from eagle.model.target import Target
 from eagle.train.batches import batch_of
 from eagle.train.export import ExportSettings, export, folder_of

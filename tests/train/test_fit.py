@@ -15,7 +15,8 @@ from eagle.model.target import Target
 from eagle.train.__main__ import main
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import plan, split
-from eagle.train.fit import FIT, FitSettings, fit
+from eagle.train.fit import FIT, fit
+from eagle.train.fit_settings import FitSettings
 from eagle.train.options import command
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.vocab import VOCABULARY, DraftVocabulary

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from eagle.errors import InputError
+from eagle.train.__main__ import main
 from eagle.train.answers import Answer
 from eagle.train.vocab import DraftVocabulary, VocabSettings, build_vocabulary, default_size, most_frequent
 from tests.tiny import make_base
@@ -83,3 +84,14 @@ def test_files_that_are_no_vocabulary_are_errors(tmp_path: Path) -> None:
     DraftVocabulary(torch.tensor([1, 1]), torch.tensor([True, False, True])).save(file)
     with pytest.raises(InputError, match="other tokens"):
         DraftVocabulary.load(file)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_size_below_one_is_refused(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vocab", "--size", str(size), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: --size must be 1 or more, not {size}\n"
+
+
+def test_reading_the_answers_is_shown(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_vocabulary(VocabSettings(base_model_path=str(base), out=answered(tmp_path, [7, 7, 9]), size=4))
+    assert "answers: 100%" in capsys.readouterr().err

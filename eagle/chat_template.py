@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from eagle.errors import InputError
+from eagle.errors import InputError, PromptError
 
 Message = dict[str, str]
 """``role`` (``system``, ``user`` or ``assistant``) and ``content``."""
@@ -35,11 +35,11 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) ->
     """(1, n) int64 on the host: a conversation up to where its answer begins.
 
     Raises:
-        InputError: the chat template refuses it.
+        PromptError: the chat template refuses it.
     """
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
-        raise InputError(f"the model's chat template refuses this conversation: {error}") from error
+        raise PromptError(f"the model's chat template refuses this conversation: {error}") from error
     ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
     return ids

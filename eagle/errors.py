@@ -1,4 +1,4 @@
-"""The one exception that means "the input was wrong, and here is what to do"."""
+"""The exceptions that mean "the input was wrong, and here is what to do"."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command-line programs print it and exit with status 2; the Python API lets it through as a ``ValueError``.
     """
+
+
+class PromptError(InputError):
+    """The model cannot answer this prompt; it can answer others."""

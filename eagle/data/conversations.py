@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle import assets
+from eagle.data.jsonl import BOM, is_text, parsed
 from eagle.errors import InputError
 
 Message = dict[str, str]
@@ -59,7 +60,7 @@ def read_conversations(source: str | None) -> list[Conversation]:
     conversations = []
     for place, record in records:
         read += 1
-        if conversation := _conversation(record, place):
+        if conversation := _conversation(record, place, mended=source is None):
             conversations.append(conversation)
     if not conversations:
         raise InputError(f"{where} holds no prompts")
@@ -73,7 +74,7 @@ Records = Iterator[tuple[str, Any]]
 
 def _file_records(file: Path) -> Records:
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open(encoding="utf-8-sig") as opened:
             array = opened.read(4096).lstrip().startswith("[")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the prompts {file}: {error}") from error
@@ -82,10 +83,10 @@ def _file_records(file: Path) -> Records:
 
 def _lines(file: Path) -> Records:
     # Only newlines end a record: splitlines() would also split at characters that JSON allows inside a text.
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(file.read_bytes().removeprefix(BOM).split(b"\n"), start=1):
         if line.strip():
             try:
-                yield f"{file}, line {number}", json.loads(line)
+                yield f"{file}, line {number}", parsed(line)
             except ValueError as error:
                 raise InputError(f"{file}, line {number}: not valid JSON ({error})") from None
 
@@ -93,7 +94,7 @@ def _lines(file: Path) -> Records:
 def _array(file: Path, cut_off: bool) -> Records:
     """The records of one JSON array; of one that is cut off, those that are complete."""
     try:
-        text = file.read_text(encoding="utf-8", errors="replace" if cut_off else "strict")
+        text = file.read_text(encoding="utf-8-sig", errors="replace" if cut_off else "strict")
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read the prompts {file}: {error}") from error
     decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 0
@@ -106,7 +107,7 @@ def _array(file: Path, cut_off: bool) -> Records:
         number += 1
         try:
             record, place = decoder.raw_decode(text, place)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if cut_off:
                 return
             raise InputError(f"{file}, record {number}: not valid JSON ({error})") from None
@@ -142,8 +143,8 @@ def _hub_records(name: str) -> Records:
         yield f"{path}, row {number}", record
 
 
-def _conversation(record: Any, where: str) -> Conversation | None:
-    """The human side of a record; None if it does not begin with a human text."""
+def _conversation(record: Any, where: str, mended: bool) -> Conversation | None:
+    """The human side of a record, with broken characters mended or refused; None if no human text begins it."""
     key = next((key for key in KEYS if isinstance(record, dict) and record.get(key) is not None), None)
     if key is None:
         raise InputError(f"{where}: must be a JSON object with one of {', '.join(KEYS)}")
@@ -158,6 +159,13 @@ def _conversation(record: Any, where: str) -> Conversation | None:
         said = [_said(message, where) for message in value]
     if not all(isinstance(text, str) for _, text in said):
         raise InputError(f"{where}: {key!r} must hold texts")
+    if mended:
+        # Nobody can put ShareGPT right; a mark takes the place of what is no character.
+        said = [(role, text.encode(errors="surrogatepass").decode(errors="replace")) for role, text in said]
+    if not all(is_text(text) for _, text in said):
+        raise InputError(
+            f"{where}: {key!r} holds half of a surrogate pair (such as \\ud83d alone), which is no character"
+        )
     system = said.pop(0)[1] if said and said[0][0] == "system" else None
     if not said or said[0][0] != "user" or not said[0][1].strip():
         return None

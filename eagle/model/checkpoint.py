@@ -65,7 +65,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG_NAME
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"the draft head's folder {folder} has no {CONFIG_NAME}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -161,7 +161,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return _read_file(folder / name)
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, AttributeError) as error:
                 raise InputError(f"cannot read {index}: {error!r}") from error
             return {key: tensor for shard in shards for key, tensor in _read_file(folder / shard).items()}

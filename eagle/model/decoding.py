@@ -78,7 +78,7 @@ class Decoding:
         self.limit, self.stop_ids, self.generator = limit, stop_ids, generator
         self.tokens: list[int] = input_ids[0].tolist()
         self.prompt_length = len(self.tokens)
-        self.info = _no_rounds(processor_time)
+        self.info = no_rounds(processor_time)
         self.finished = False
         self.clock = Clock(target.device)
         self._begin(input_ids)
@@ -120,7 +120,7 @@ class Decoding:
         self.generator = generator
         if self.shape is not None:
             self.chance = chance(self.shape, self.warper, generator)
-        self.info = _no_rounds(self.info["processor_time"])
+        self.info = no_rounds(self.info["processor_time"])
         self.clock.lap()
         del self.tokens[self.prompt_length :]
         self.cache.commit_prompt(self.prompt_length)
@@ -199,7 +199,8 @@ class Decoding:
         return len(tokens)
 
 
-def _no_rounds(processor_time: float) -> DecodingInfo:
+def no_rounds(processor_time: float) -> DecodingInfo:
+    """What is recorded of a generation before anything happened."""
     return DecodingInfo(
         processor_time=processor_time,
         kv_time=0.0,

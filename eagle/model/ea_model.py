@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
-from eagle.errors import InputError
+from eagle.errors import InputError, PromptError
 from eagle.model import tune
 from eagle.model.base import load_base, load_tokenizer
 from eagle.model.checkpoint import load_head, local_folder
@@ -172,8 +172,8 @@ class EaModel:
             the number of new tokens, the index of the last round (-1: the prefill ended it) and a ``DecodingInfo``.
 
         Raises:
-            InputError: (a ``ValueError``) bad arguments, a rule that does not go with the tree, a prompt that leaves no
-                room, or logits with NaN.
+            InputError: (a ``ValueError``) bad arguments, a rule that does not go with the tree, logits with NaN, or,
+                as ``PromptError``, a prompt that leaves no room.
         """
         method = self._method(hsd, verifier, tree, temperature)
         decoding = self._decoding(
@@ -325,15 +325,15 @@ class EaModel:
             raise InputError(f"input_ids must be integers, not {input_ids.dtype}")
         length = input_ids.shape[1]
         if length == 0:
-            raise InputError("the prompt is empty; give at least one token (the model's bos token, for instance)")
+            raise PromptError("the prompt is empty; give at least one token (the model's bos token, for instance)")
         if int(input_ids.min()) < 0 or int(input_ids.max()) >= self.target.vocab_size:
-            raise InputError(f"input_ids hold a token outside the model's vocabulary of {self.target.vocab_size}")
+            raise PromptError(f"input_ids hold a token outside the model's vocabulary of {self.target.vocab_size}")
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
         context = self.target.context_length
         for room, name in ((max_length, "max_length"), (context, "the model's context")):
             if room is not None and length >= room:
-                raise InputError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
+                raise PromptError(f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}")
         return min(length + max_new_tokens, max_length, context or max_length)
 
 

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ from eagle.model.base import load_base
 from eagle.model.checkpoint import FLAGS, OFFICIAL, WEIGHT_NAMES, write_head
 from eagle.model.devices import wide_dtype
 from eagle.model.head import Eagle3Head
+from eagle.model.identity import BASE, INITIAL, Identity, base_identity, head_identity, unchanged
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
 from eagle.train.curves import draw_curves
 from eagle.train.features import Reader, Reading
-from eagle.train.initial import TARGET, new_head, shape_for
+from eagle.train.initial import INITIALS, TARGET, new_head, shape_for
 from eagle.train.losses import judge
 from eagle.train.optimizer import MUON, OPTIMIZERS, Optimizer
 from eagle.train.progress import OPTIMIZER, Progress, RunFolder, explained, read_metrics
@@ -56,8 +57,8 @@ COUNTS = (
     *("drafting_steps", "max_length", "batch_tokens", "accumulation"),
     *("epochs", "steps", "tokens", "held_out_most", "every"),
 )
-# Settings that say where things are and how often one looks, and do not shape the weights.
-SHAPELESS = ("out", "device")
+# Settings that say where things are, and do not shape the weights.
+SHAPELESS = ("base_model_path", "out", "device")
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,17 @@ class FitSettings(ComputingSettings):
             return (step + 1) / rising
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
-    def shaping(self, documents: Sequence[Document], vocabulary: DraftVocabulary, processes: int) -> dict[str, Any]:
-        """What decides the weights, in the types of YAML."""
-        shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS}
-        shown["base_model_path"] = self.base_model_path or assets.DEFAULT_PAIR
+    def shaping(
+        self,
+        identities: Mapping[str, Identity],
+        documents: Sequence[Document],
+        vocabulary: DraftVocabulary,
+        processes: int,
+    ) -> dict[str, Any]:
+        """What decides the weights, in the types of YAML; identities: of the models that were loaded, by setting."""
+        shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS} | dict(identities)
+        if INITIAL in identities:
+            shown["initial"] = "another head"
         shown["feature_layers"] = list(self.feature_layers) if self.feature_layers else None
         told = hashlib.sha256(repr([(document.tokens, document.start) for document in documents]).encode())
         known = hashlib.sha256(vocabulary.d2t.numpy().tobytes())
@@ -255,21 +263,21 @@ def fit(settings: FitSettings) -> None:
     training, held_out = split(read_answers(folder / ANSWERS), settings.max_length, settings.held_out)
     vocabulary = DraftVocabulary.load(folder / VOCABULARY)
     accelerator = _accelerator(settings)
-    target = Target(
-        load_base(
-            assets.resolve_base(settings.base_model_path),
-            dtype=settings.torch_dtype,
-            device_map={"": accelerator.device},
+    path = assets.resolve_base(settings.base_model_path)
+    started_from = {} if settings.initial in INITIALS else {INITIAL: settings.initial}
+    with unchanged(path, *started_from.values()):
+        target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": accelerator.device}))
+        shape = shape_for(
+            target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}
         )
-    )
-    shape = shape_for(
-        target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}
-    )
-    head, left_random = new_head(target, shape, vocabulary, settings.initial, settings.seed)
-    run = Run(settings, RunFolder(folder / FIT), accelerator, target, head, training, held_out, vocabulary)
-    if accelerator.is_main_process:
-        run.describe(left_random)
-    run.train()
+        head, left_random = new_head(target, shape, vocabulary, settings.initial, settings.seed)
+        identities = {BASE: base_identity(path)} | {name: head_identity(other) for name, other in started_from.items()}
+    run_folder = RunFolder(folder / FIT)
+    with run_folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
+        run = Run(settings, run_folder, accelerator, target, head, identities, training, held_out, vocabulary)
+        if accelerator.is_main_process:
+            run.describe(left_random)
+        run.train()
 
 
 def _accelerator(settings: FitSettings) -> Accelerator:
@@ -291,6 +299,7 @@ class Run:
         accelerator: of this process.
         target: the frozen target.
         head: to be trained.
+        identities: of the models that were loaded, by setting.
         training: documents to train on.
         held_out: documents to evaluate on.
         vocabulary: of the head.
@@ -306,6 +315,7 @@ class Run:
         accelerator: Accelerator,
         target: Target,
         head: Eagle3Head,
+        identities: Mapping[str, Identity],
         training: list[Document],
         held_out: list[Document],
         vocabulary: DraftVocabulary,
@@ -320,7 +330,7 @@ class Run:
         found = folder.progress()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            folder.begin(settings.shaping(training + held_out, vocabulary, accelerator.num_processes))
+            folder.begin(settings.shaping(identities, training + held_out, vocabulary, accelerator.num_processes))
         accelerator.wait_for_everyone()
         self.resumed, self.progress = found is not None, found or Progress()
         self.kept = None

@@ -106,3 +106,33 @@ def test_an_array_that_is_no_utf8_is_explained(tmp_path: Path) -> None:
     file.write_bytes(b"[" + b" " * 5000 + b'{"prompt": "caf\xe9"}]')
     with pytest.raises(InputError, match=r"cannot read the prompts .*prompts\.json"):
         read_conversations(str(file))
+
+
+@pytest.mark.parametrize(
+    "text", ['{"prompt": "Hello"}\n{"prompt": "Bye"}\n', '[{"prompt": "Hello"}, {"prompt": "Bye"}]']
+)
+def test_a_mark_before_the_text_is_no_part_of_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text(text, encoding="utf-8-sig")
+    assert [conversation.turns for conversation in read_conversations(str(file))] == [("Hello",), ("Bye",)]
+
+
+@pytest.mark.parametrize("record", ['{"prompt": "So \\ud83d!"}', '{"turns": ["Hello", "\\ud83d"]}'])
+def test_half_of_a_surrogate_pair_is_refused_by_line(tmp_path: Path, record: str) -> None:
+    with pytest.raises(InputError, match=r"p\.jsonl, line 2: '\w+' holds half of a surrogate pair"):
+        read_conversations(written(tmp_path / "p.jsonl", '{"prompt": "Hello"}\n' + record))
+
+
+def test_half_a_pair_in_sharegpt_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '[{"conversations": [{"from": "human", "value": "So \\ud83d! \\ud83d\\ude00"}]}'
+    file = Path(written(tmp_path / "sharegpt.json", text))
+    monkeypatch.setattr("eagle.assets.sharegpt", lambda: file)
+    (turn,) = read_conversations(None)[0].turns
+    assert turn.startswith("So \ufffd")
+    assert turn.endswith("! \U0001f600")
+
+
+def test_what_is_nested_too_deep_is_one_line(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, '{"prompt": "Hello"}\n' + "[" * 100_000):
+        with pytest.raises(InputError, match="not valid JSON"):
+            read_conversations(written(tmp_path / "p.jsonl", text))

@@ -135,7 +135,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pair_arguments(parse)
     parse.add_argument("--temperature", type=float, nargs="+", default=[1.0, 0.7, 0.3])
-    parse.add_argument("--top_p", type=float, default=0.0)
+    parse.add_argument("--top_p", "--top-p", type=float, default=0.0)
     parse.add_argument("--nodes", type=int, nargs="+", default=[16, 32], help="of a tree, its root not counted")
     parse.add_argument("--levels", type=int, default=6, help="below the root; also the length of the chain")
     parse.add_argument("--top-k", type=int, default=10)

@@ -22,6 +22,7 @@ from eagle.data.conversations import read_conversations
 from eagle.loading import existing_device
 from eagle.model.base import load_base, load_tokenizer
 from eagle.model.clock import Clock
+from eagle.model.identity import base_identity
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.program import run_program
@@ -51,7 +52,7 @@ def generate(args: argparse.Namespace) -> None:
     prompts = select_prompts(read_conversations(None), Excluded(()), settings.seed)
     requests = encode(prompts, load_tokenizer(path), settings, target.context_length)
     for rows, workers in itertools.product(args.rows, args.workers):
-        plan = BatchPlan(path, "auto", -(-rows // workers), Warper(1.0), settings.max_new_tokens)
+        plan = BatchPlan(path, base_identity(path), "auto", -(-rows // workers), Warper(1.0), settings.max_new_tokens)
         decoder: Batch | Workers = Workers(plan, workers) if workers > 1 else plan.batch(target)
         start = full = 0.0
         full_tokens = 0

@@ -8,9 +8,13 @@ class InputError(ValueError):
     """
 
 
-class ContextFullError(InputError):
+class PromptError(InputError):
+    """The model cannot answer this prompt; it can answer others."""
+
+
+class ContextFullError(PromptError):
     """A prompt that leaves no room for an answer within the model's context, or the length that was asked for."""
 
 
-class TemplateRefusalError(InputError):
+class TemplateRefusalError(PromptError):
     """A conversation that the model's chat template does not take."""

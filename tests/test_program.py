@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from eagle.errors import InputError
-from eagle.program import FAILED, NO_READER, run_program
+from eagle.program import FAILED, NO_READER, UNWRITABLE, run_program
 
 
 def ending(error: BaseException) -> int:
@@ -22,7 +24,8 @@ def ending(error: BaseException) -> int:
 
 def run(body: str, stdout: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
     program = (
-        f"import sys; from eagle.program import run_program\ndef program(argv): {body}\nsys.exit(run_program(program))"
+        "import sys; from eagle.errors import InputError; from eagle.program import run_program\n"
+        f"def program(argv): {body}\nsys.exit(run_program(program))"
     )
     return subprocess.run(
         [sys.executable, "-c", program],
@@ -51,6 +54,43 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(printed: str) -> None:
     done = run(printed, stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (NO_READER, "")
+
+
+@pytest.mark.parametrize("buffered", ["1", ""])
+@pytest.mark.parametrize("printed", ["print('a')", "print('a', flush=True)", "print('a' * 100_000)"])
+def test_an_output_that_cannot_be_written_is_one_line(printed: str, buffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run(printed, stdout=full.fileno(), PYTHONUNBUFFERED=buffered)
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    assert done.returncode == UNWRITABLE
+
+
+def test_help_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "eagle.evaluation.stats", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            check=False,
+        )
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    assert done.returncode == UNWRITABLE
+
+
+def test_wrong_input_comes_before_an_output_that_cannot_be_written() -> None:
+    body = "print('a'); raise InputError('this is wrong')"
+    with Path("/dev/full").open("w") as full:
+        done = run(f"exec({body!r})", stdout=full.fileno(), PYTHONUNBUFFERED="")
+    assert (done.returncode, done.stderr) == (2, "error: this is wrong\n")
+
+
+def test_an_output_that_is_closed_is_none_to_fail() -> None:
+    program = "import sys; from eagle.program import run_program; sys.exit(run_program(lambda argv: print('a')))"
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(program)} >&-"
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_another_broken_pipe_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

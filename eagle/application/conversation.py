@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from eagle.errors import ContextFullError, InputError, TemplateRefusalError
 from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.model.clock import Clock
 from eagle.model.ea_model import EaModel
+from eagle.model.identity import readable_name
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.sampling import Warper
 from eagle.model.sampling_params import SamplingParams
@@ -96,7 +96,7 @@ class ChatModel:
         template: TemplateArguments | None = None,
     ) -> None:
         self.model, self.seed, self.template = model, seed, template
-        self.system_prompt, self.name = system_prompt, name or Path(model.base_model_path).name
+        self.system_prompt, self.name = system_prompt, name or readable_name(model.base_model_path)
         self.tokenizer = model.get_tokenizer()
         require_chat_template(self.tokenizer, model.base_model_path, template, system_prompt)
 
@@ -116,7 +116,7 @@ class ChatModel:
         model = load(choice)
         # The temperature is each message's own.
         model.trees = choice.stored_trees(model.device.type)
-        name = Path(choice.base_model_path or assets.DEFAULT_PAIR).name
+        name = readable_name(choice.base_model_path or assets.DEFAULT_PAIR)
         return cls(model, system_prompt, seed, name, template)
 
     def answer(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle import assets
+from eagle.data.jsonl import BOM, parsed
 from eagle.errors import InputError
 
 Message = dict[str, str]
@@ -93,7 +94,7 @@ Records = Iterator[tuple[str, Any]]
 
 def _file_records(file: Path) -> Records:
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open(encoding="utf-8-sig") as opened:
             array = opened.read(4096).lstrip().startswith("[")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the prompts {file}: {error}") from error
@@ -102,10 +103,10 @@ def _file_records(file: Path) -> Records:
 
 def _lines(file: Path) -> Records:
     # Only newlines end a record: splitlines() would also split at characters that JSON allows inside a text.
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(file.read_bytes().removeprefix(BOM).split(b"\n"), start=1):
         if line.strip():
             try:
-                yield f"{file}, line {number}", json.loads(line)
+                yield f"{file}, line {number}", parsed(line)
             except ValueError as error:
                 raise InputError(f"{file}, line {number}: not valid JSON ({error})") from None
 
@@ -113,7 +114,7 @@ def _lines(file: Path) -> Records:
 def _array(file: Path, cut_off: bool) -> Records:
     """The records of one JSON array; of one that is cut off, those that are complete."""
     try:
-        text = file.read_text(encoding="utf-8", errors="replace" if cut_off else "strict")
+        text = file.read_text(encoding="utf-8-sig", errors="replace" if cut_off else "strict")
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read the prompts {file}: {error}") from error
     decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 0
@@ -126,7 +127,7 @@ def _array(file: Path, cut_off: bool) -> Records:
         number += 1
         try:
             record, place = decoder.raw_decode(text, place)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if cut_off:
                 return
             raise InputError(f"{file}, record {number}: not valid JSON ({error})") from None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eagle.data.jsonl import IDS, is_text, parsed
 from eagle.errors import InputError
 
 GSM8K_CATEGORY = "math"
@@ -39,7 +39,7 @@ def load_questions(file: Path, begin: int | None = None, end: int | None = None)
         InputError: the file cannot be read, holds no questions in that range, or a line is malformed (names it).
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the question file {file}: {error}") from error
     questions: list[Question] = []
@@ -60,8 +60,8 @@ def load_questions(file: Path, begin: int | None = None, end: int | None = None)
 
 def _parse(line: str, place: int, where: str) -> Question:
     try:
-        fields: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+        fields: Any = parsed(line)
+    except ValueError as error:
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(fields, dict):
         raise InputError(f"{where}: not a JSON object")
@@ -75,6 +75,8 @@ def _parse(line: str, place: int, where: str) -> Question:
     question_id, turns = fields.get("question_id"), fields.get("turns")
     if not isinstance(question_id, int | str) or isinstance(question_id, bool):
         raise InputError(f"{where}: 'question_id' must be a number or a string, not {question_id!r}")
+    if isinstance(question_id, int) and question_id not in IDS:
+        raise InputError(f"{where}: 'question_id' has more than 64 bits; write it as a string, in quotes")
     if not isinstance(turns, list) or not turns:
         raise InputError(f"{where}: 'turns' must be a non-empty list of texts")
     for turn in turns:
@@ -86,4 +88,13 @@ def _parse(line: str, place: int, where: str) -> Question:
     reference = fields.get("reference")
     if reference is not None and not (isinstance(reference, list) and all(isinstance(text, str) for text in reference)):
         raise InputError(f"{where}: 'reference' must be a list of texts, not {reference!r}")
+    for name, texts in (
+        *(("question_id", [str(question_id)]), ("category", [category or ""])),
+        *(("turns", turns), ("reference", reference or [])),
+    ):
+        if not all(map(is_text, texts)):
+            raise InputError(
+                f"{where}: {name!r} holds half of a surrogate pair (such as \\ud83d alone), which is no character; put "
+                "the whole character there"
+            )
     return Question(question_id, tuple(turns), category, None if reference is None else tuple(reference))

@@ -21,6 +21,7 @@ from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.bench import GSM8K, add_bench_arguments, question_file
 from eagle.evaluation.lines import parse_answer, read_lines
+from eagle.evaluation.records import some_of
 from eagle.evaluation.report import Member, read_members
 from eagle.evaluation.runs import Run
 from eagle.evaluation.summary import Estimate
@@ -158,6 +159,11 @@ def table(members: Sequence[Member], accuracies: Sequence[Accuracy]) -> Table:
                 estimate(figures["tokens_per_second"], 2),
             ]
         )
+    left_out = [
+        f"{member.label} {len(member.run.unanswered)} ({some_of(member.run.unanswered)})"
+        for member in members
+        if member.run.unanswered
+    ]
     return Table(
         "Accuracy",
         ["run", "questions", "ACC, %", "no number", "BE, accepted/round", "DS, accepted tokens/s", "DS, tokens/s"],
@@ -165,6 +171,10 @@ def table(members: Sequence[Member], accuracies: Sequence[Accuracy]) -> Table:
         [
             "ACC: the last number of the answer is that of the reference. In brackets: 95 % intervals over questions, "
             "Wilson's of ACC, bootstrap of the others.",
+            *(
+                [f"Questions that could not be answered in full and are left out: {'; '.join(left_out)}."]
+                * bool(left_out)
+            ),
         ],
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -15,15 +15,19 @@ from torch import Tensor
 
 from eagle.chat_template import TemplateArguments, chat_ids, require_chat_template
 from eagle.data.questions import Question
-from eagle.errors import InputError
-from eagle.evaluation.records import Record
-from eagle.model.decoding import DecodingInfo
+from eagle.errors import InputError, PromptError
+from eagle.evaluation.records import UNANSWERED, Record
+from eagle.model.decoding import DecodingInfo, no_rounds
 from eagle.model.ea_model import EaModel
+from eagle.model.identity import BASE, HEAD, Identity
 from eagle.model.method import Method
 from eagle.model.tree import TreeShape
 from eagle.text import token_ends
 
 WARM_UP_TOKENS = 16
+PLAIN = "Hello"
+# Keys of a turn that go into the answers, the others into the info.
+OF_A_CHOICE = ("turns", "idxs", "new_tokens", "wall_time")
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,21 @@ class Answerer:
         tree: bounds of the method's trees.
         settings: how.
         model_id: name in the answers.
-        head_sha256: of the head's weights.
+        identities: of base model and head, by ``identity.BASE`` and ``HEAD``.
 
     Raises:
         InputError: see ``require_chat_template``.
     """
 
     def __init__(
-        self, model: EaModel, tree: TreeShape, settings: AnswerSettings, model_id: str, head_sha256: str
+        self,
+        model: EaModel,
+        tree: TreeShape,
+        settings: AnswerSettings,
+        model_id: str,
+        identities: Mapping[str, Identity],
     ) -> None:
-        self.model, self.settings, self.model_id, self.head_sha256 = model, settings, model_id, head_sha256
+        self.model, self.settings, self.model_id, self.identities = model, settings, model_id, identities
         self.tree = None if settings.drafting is None else settings.drafting.shape(tree)
         self.tokenizer = model.get_tokenizer()
         require_chat_template(
@@ -92,26 +101,38 @@ class Answerer:
     def facts(self) -> Record:
         """What shapes the text and is known only of a loaded model."""
         target = self.model.target
-        facts: Record = {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
+        facts: Record = {BASE: self.identities[BASE]}
+        facts |= {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
         if self.tree is not None:
-            facts |= {"ea_model_sha256": self.head_sha256, "tree": asdict(self.tree.at(self.settings.temperature))}
+            facts |= {HEAD: self.identities[HEAD], "tree": asdict(self.tree.at(self.settings.temperature))}
         return facts
 
     def warm_up(self, question: Question) -> None:
         """Decode a little, so that what happens only once stays out of the timings.
 
         Raises:
-            InputError: as ``answer``.
+            InputError: as ``answer``; also a model that cannot answer a plain question either.
         """
-        prompt = self._prompt([{"role": "user", "content": question.turns[0]}])
-        with _naming(question):
-            self._decode(prompt, torch.Generator().manual_seed(0), min(WARM_UP_TOKENS, self.settings.max_new_token))
+        try:
+            with _naming(question):
+                self._begin_answer(question.turns[0])
+        except PromptError:
+            # Every question has a first turn, so what refuses a plain one would refuse them all: a template that takes
+            # no system message, a system prompt as long as the context, a tokenizer of another model.
+            self._begin_answer(PLAIN)
+
+    def _begin_answer(self, text: str) -> None:
+        prompt = self._prompt([*self._system(), {"role": "user", "content": text}])
+        self._decode(prompt, torch.Generator().manual_seed(0), min(WARM_UP_TOKENS, self.settings.max_new_token))
 
     def answer(self, question: Question) -> Answered:
         """Answer all turns of a question, ``num_choices`` times.
 
+        A turn whose prompt the model cannot answer is an empty text with the reason beside it, and so are those behind
+        it, which go on from it: such a question is finished, too, for it would fail every time.
+
         Raises:
-            InputError: a prompt that does not fit the model, with the question's id.
+            InputError: whatever is not the prompt's fault, as logits with NaN, with the question's id.
         """
         choices, infos = [], []
         with _naming(question):
@@ -140,37 +161,51 @@ class Answerer:
         )
 
     def _choice(self, question: Question, index: int) -> tuple[Record, Record]:
-        system = self.settings.system_prompt
-        messages = [{"role": "system", "content": system}] if system else []
-        choice: Record = {"index": index, "turns": [], "idxs": [], "new_tokens": [], "wall_time": []}
-        info: dict[str, list[Any]] = {}
+        messages = self._system()
+        turns: list[dict[str, Any]] = []
+        reasons: list[str | None] = []
         for turn, text in enumerate(question.turns):
+            if any(reasons):
+                turns.append(_no_answer())
+                reasons.append("the turn before it could not be answered")
+                continue
             messages.append({"role": "user", "content": text})
-            start = time.perf_counter()
-            prompt = self._prompt(messages)
-            tokenized = time.perf_counter()
-            seed = turn_seed(self.settings.seed, question.question_id, index, turn)
-            output_ids, new_token, idx, decoding = self._decode(
-                prompt, torch.Generator().manual_seed(seed), self.settings.max_new_token
-            )
-            generated = time.perf_counter()
-            new_ids = output_ids[0, prompt.shape[1] :].tolist()
-            reply = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
-            decoded = time.perf_counter()
-            messages.append({"role": "assistant", "content": reply})
-            choice["turns"].append(reply)
-            choice["idxs"].append(idx)
-            choice["new_tokens"].append(new_token)
-            choice["wall_time"].append(generated - tokenized)
-            timings = {
-                "tokenizer_time": tokenized - start,
-                "tokenizer_decode_time": decoded - generated,
-                "generate_time": generated - tokenized,
-            }
-            shown = {"token_ends": token_ends(self.tokenizer, new_ids, reply)}
-            for key, value in {**timings, **decoding, **shown}.items():
-                info.setdefault(key, []).append(value)
-        return choice, info
+            try:
+                turns.append(self._turn(messages, turn_seed(self.settings.seed, question.question_id, index, turn)))
+                reasons.append(None)
+            except PromptError as error:
+                turns.append(_no_answer())
+                reasons.append(" ".join(str(error).split()))
+            messages.append({"role": "assistant", "content": turns[-1]["turns"]})
+        choice: Record = {"index": index, **{key: [turn.pop(key) for turn in turns] for key in OF_A_CHOICE}}
+        if any(reasons):
+            choice[UNANSWERED] = reasons
+        return choice, {key: [turn[key] for turn in turns] for key in turns[0]}
+
+    def _turn(self, messages: list[dict[str, str]], seed: int) -> dict[str, Any]:
+        """Answer the last message: what the answers and the info say of a turn, by their keys."""
+        start = time.perf_counter()
+        prompt = self._prompt(messages)
+        tokenized = time.perf_counter()
+        output_ids, new_token, idx, decoding = self._decode(
+            prompt, torch.Generator().manual_seed(seed), self.settings.max_new_token
+        )
+        generated = time.perf_counter()
+        new_ids = output_ids[0, prompt.shape[1] :].tolist()
+        reply = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+        decoded = time.perf_counter()
+        return {
+            **{"turns": reply, "idxs": idx, "new_tokens": new_token, "wall_time": generated - tokenized},
+            "tokenizer_time": tokenized - start,
+            "tokenizer_decode_time": decoded - generated,
+            "generate_time": generated - tokenized,
+            **decoding,
+            "token_ends": token_ends(self.tokenizer, new_ids, reply),
+        }
+
+    def _system(self) -> list[dict[str, str]]:
+        system = self.settings.system_prompt
+        return [{"role": "system", "content": system}] if system else []
 
     def _prompt(self, messages: list[dict[str, str]]) -> Tensor:
         return chat_ids(self.tokenizer, messages, self.settings.chat_template_kwargs).to(self.model.device)
@@ -195,11 +230,19 @@ class Answerer:
         return cast("tuple[Tensor, int, int, DecodingInfo]", logged)
 
 
+def _no_answer() -> dict[str, Any]:
+    """What the files say of a turn that was not answered: no text, no token, no round."""
+    times = dict.fromkeys(("wall_time", "tokenizer_time", "tokenizer_decode_time", "generate_time"), 0.0)
+    return {"turns": "", "idxs": -1, "new_tokens": 0, **times, **no_rounds(0.0), "token_ends": []}
+
+
 @contextlib.contextmanager
 def _naming(question: Question) -> Iterator[None]:
     """Say which question an error is about."""
     try:
         yield
+    except PromptError:
+        raise
     except InputError as error:
         raise InputError(f"question {question.question_id}: {error}") from error
 

@@ -20,7 +20,9 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     model = parse.add_argument_group("model")
     add_pair_arguments(model)
     model.add_argument("--load-in-8bit", action="store_true", help="quantise the base model (bitsandbytes, CUDA)")
-    model.add_argument("--use_eagle3", action="store_true", default=True, help="accepted for EAGLE's sake; always on")
+    model.add_argument(
+        "--use_eagle3", "--use-eagle3", action="store_true", default=True, help="accepted for EAGLE's sake; always on"
+    )
     tree = parse.add_argument_group(
         "draft tree (defaults: those stored with the head for the device and the temperature, where it has some, "
         f"else {DEFAULT_TREE.total_token}, {DEFAULT_TREE.depth}, {DEFAULT_TREE.top_k})"
@@ -32,7 +34,7 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     tree.add_argument("--top-k", type=int, help="children of an expanded node")
     run = parse.add_argument_group("run")
     add_bench_arguments(run)
-    run.add_argument("--folder_id", default="default", help="sub-folder of the answers")
+    run.add_argument("--folder_id", "--folder-id", default="default", help="sub-folder of the answers")
     run.add_argument("--model-id", help="name in the answers; default: the base model's")
     run.add_argument("--question-begin", type=int, help="first question, counted from 0")
     run.add_argument("--question-end", type=int, help="question to stop before")

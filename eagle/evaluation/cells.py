@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 
 from eagle import assets
 from eagle.chat_template import template_arguments
+from eagle.data.jsonl import is_text
 from eagle.errors import InputError
 from eagle.evaluation.answer import AnswerSettings
 from eagle.evaluation.records import Record, RunFiles
 from eagle.loading import ModelChoice
-from eagle.model.folders import local_folder
+from eagle.model.identity import readable_name
 from eagle.model.method import Method
 from eagle.model.sampling import Warper
 from eagle.model.tree import AUTO_TOTAL_TOKEN, DETERMINISTIC
@@ -69,6 +69,8 @@ def cell_of(
     for name in ("max_new_token", "num_choices"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
+    if args.system_prompt is not None and not is_text(args.system_prompt):
+        raise InputError("--system-prompt is not valid text: the terminal's encoding does not fit what was typed")
     settings = AnswerSettings(
         drafting=drafting,
         temperature=temperature,
@@ -82,7 +84,7 @@ def cell_of(
     )
     model_id = _model_id(args, settings)
     usual = Path(args.bench_name) / args.folder_id / f"{model_id}_{_suffix(drafting)}.jsonl"
-    return Cell(settings, _choice(args, settings, sampled), model_id, RunFiles.beside(answer_file or usual))
+    return Cell(settings, _choice(args, settings, sampled), model_id, RunFiles.to_write(answer_file or usual))
 
 
 def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping[str, Any]) -> ModelChoice:
@@ -110,36 +112,25 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
 
 
 def described(cell: Cell, questions_sha256: str) -> Record:
-    """What shapes the text and is known before loading; answers of other settings are never mixed with these."""
-    choice, settings = cell.choice, cell.settings
-    drafted = {"ea_model": choice.ea_model_path or assets.DEFAULT_PAIR} if settings.drafting else {}
-    return {
-        "base_model": choice.base_model_path or assets.DEFAULT_PAIR,
-        **drafted,
-        "load_in_8bit": choice.load_in_8bit,
-        "questions_sha256": questions_sha256,
-        **asdict(settings),
-    }
+    """What shapes the text and is known before loading; answers of other settings are never mixed with these.
 
-
-def head_sha256(choice: ModelChoice) -> str:
-    """SHA-256 of the weights of a pair's head: training again puts another head at the same path.
-
-    Raises:
-        InputError: there is no such head.
+    Which models they are is known only of what was loaded, see ``Answerer.facts``: a path is no model.
     """
-    _, head = assets.resolve_pair(choice.base_model_path, choice.ea_model_path)
-    folder = local_folder(head, "the draft head")
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        with file.open("rb") as source:
-            hashlib.file_digest(source, lambda: digest)
-    return digest.hexdigest()
+    return {"load_in_8bit": cell.choice.load_in_8bit, "questions_sha256": questions_sha256, **asdict(cell.settings)}
+
+
+def names(cell: Cell) -> Record:
+    """What people call the models, for the record."""
+    base, head = cell.choice.base_model_path, cell.choice.ea_model_path
+    drafted = {"ea_model": head or assets.DEFAULT_PAIR} if cell.settings.drafting else {}
+    return {"base_model": base or assets.DEFAULT_PAIR, **drafted}
 
 
 def _model_id(args: argparse.Namespace, settings: AnswerSettings) -> str:
     """Name of the model and its sampling, as EAGLE's files have it: ``<model-id>-temperature-<t>[-top_p-<p>]``."""
-    name = args.model_id or Path(args.base_model_path or assets.DEFAULT_PAIR).name
+    name = args.model_id or readable_name(args.base_model_path or assets.DEFAULT_PAIR)
+    if not is_text(name):
+        raise InputError(f"the name of the model, {name!a}, is not valid text; --model-id gives it another")
     top_p = f"-top_p-{settings.top_p}" if 0.0 < settings.top_p < 1.0 else ""
     return f"{name}-temperature-{settings.temperature}{top_p}"
 

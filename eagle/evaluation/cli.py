@@ -22,7 +22,8 @@ from eagle.evaluation import sharding
 from eagle.evaluation.answer import Answered
 from eagle.evaluation.arguments import add_hybrid_arguments, answering_parser, hybrid_arguments
 from eagle.evaluation.bench import question_file
-from eagle.evaluation.cells import Cell, cell_of, described
+from eagle.evaluation.cells import Cell, cell_of, described, names
+from eagle.evaluation.records import some_of
 from eagle.model.method import VERIFIERS, Method
 from eagle.model.tree import AUTO_TOTAL_TOKEN, TREES
 
@@ -94,7 +95,7 @@ def answer_cells(cells: Sequence[Cell], args: argparse.Namespace) -> int:
             cell.files.check(shaping)
         environment = _environment(args)
         finished = [
-            cell.files.begin(shaping, environment, args.num_choices)
+            cell.files.begin(shaping, names(cell) | environment, args.num_choices)
             for cell, shaping in zip(cells, settings, strict=True)
         ]
         units = [
@@ -106,7 +107,20 @@ def answer_cells(cells: Sequence[Cell], args: argparse.Namespace) -> int:
         _answer(units, cells, models, len(questions))
         for cell in cells:
             cell.files.sort([question.question_id for question in questions])
+            _say_unanswered(cell)
     return len(questions)
+
+
+def _say_unanswered(cell: Cell) -> None:
+    """Which questions could not be answered, in one line, if any."""
+    found = cell.files.unanswered()
+    if found:
+        question, turn, why = found[0]
+        print(
+            f"{cell.files.answers}: {len(found)} questions could not be answered in full: "
+            f"{some_of([question for question, _, _ in found])}; question {question}, turn {turn}: {why}",
+            file=sys.stderr,
+        )
 
 
 def _with_the_tree_it_began_with(cell: Cell) -> Cell:
@@ -131,7 +145,7 @@ class _Totals:
         self.tokens, self.seconds = self.tokens + item.new_tokens, self.seconds + item.seconds
         self.rounds, self.accepted = self.rounds + item.rounds, self.accepted + item.accepted
         tau = 1 + self.accepted / max(self.rounds, 1)
-        return {"tok/s": f"{self.tokens / self.seconds:.1f}", "tau": f"{tau:.2f}"}
+        return {"tok/s": f"{self.tokens / max(self.seconds, 1e-9):.1f}", "tau": f"{tau:.2f}"}
 
 
 def _answer(

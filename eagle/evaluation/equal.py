@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from eagle.errors import InputError
-from eagle.evaluation.lines import read_lines
+from eagle.evaluation.lines import is_unanswered, read_lines
 from eagle.evaluation.naming import about
-from eagle.evaluation.records import RunFiles
+from eagle.evaluation.records import UNANSWERED, RunFiles, some_of
 from eagle.evaluation.runs import answers_beside, find_run
 from eagle.program import run_program
 
@@ -69,7 +70,23 @@ def read_texts(file: Path) -> _Texts:
         InputError: it cannot be read, or there are no answers in it.
     """
     lines, _ = read_lines(file, _turns)
-    texts = {key: turns for line in lines if line is not None for key, turns in line.items()}
+    answered = [line for line in lines if line is not None]
+    several = [question for question, times in Counter(key for line in answered for key in line).items() if times > 1]
+    if several:
+        print(
+            f"{file}: {len(several)} questions have several answers ({some_of([key[0] for key in several])}); the last "
+            "of each is used",
+            file=sys.stderr,
+        )
+    texts = {key: turns for line in answered for key, turns in line.items()}
+    unanswered = [question for (question, _), turns in texts.items() if not turns]
+    if unanswered:
+        print(
+            f"{file}: {len(unanswered)} answers without text, as the question could not be answered "
+            f"({some_of(unanswered)}); left out",
+            file=sys.stderr,
+        )
+    texts = {key: turns for key, turns in texts.items() if turns}
     if not texts:
         raise InputError(f"{file}: no answers in it")
     return texts
@@ -84,7 +101,10 @@ def _turns(record: dict[str, Any]) -> _Texts:
         turns = choice.get("turns") if isinstance(choice, dict) else None
         if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
             raise ValueError("'turns' is not a list of texts")
-        texts[record["question_id"], place] = turns
+        # Of a turn that could not be answered the text is empty, and nothing to compare.
+        reasons = choice.get(UNANSWERED) if is_unanswered(choice) else ()
+        answered = next((turn for turn, reason in enumerate(reasons) if reason is not None), len(turns))
+        texts[record["question_id"], place] = turns[:answered]
     return texts
 
 

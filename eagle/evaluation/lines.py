@@ -16,7 +16,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from eagle.data.jsonl import BOM
 from eagle.errors import InputError
+from eagle.evaluation.records import UNANSWERED
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,11 +39,13 @@ class Choice:
         turns: how many.
         new_tokens: of all turns.
         wall_time: seconds of all turns.
+        unanswered: a turn of it could not be answered.
     """
 
     turns: int
     new_tokens: int
     wall_time: float
+    unanswered: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ def read_lines(file: Path, parse: Callable[[dict[str, Any]], _Line]) -> tuple[li
     try:
         with file.open("rb") as source:
             for number, line in enumerate(source, start=1):
-                if line.isspace():
+                if number == 1:
+                    line = line.removeprefix(BOM)
+                if not line or line.isspace():
                     continue
                 try:
                     kept.append(parse(_object(line)))
@@ -136,8 +142,16 @@ def parse_answer(record: dict[str, Any]) -> Answer:
         new_tokens, wall_time = _array(choice, "new_tokens", whole=True), _array(choice, "wall_time")
         if len(new_tokens) != len(wall_time):
             raise ValueError("'new_tokens' and 'wall_time' have different numbers of turns")
-        parsed[_index(choice, "index", place)] = Choice(len(new_tokens), int(new_tokens.sum()), float(wall_time.sum()))
+        parsed[_index(choice, "index", place)] = Choice(
+            len(new_tokens), int(new_tokens.sum()), float(wall_time.sum()), is_unanswered(choice)
+        )
     return Answer(_question_id(record), parsed)
+
+
+def is_unanswered(choice: dict[str, Any]) -> bool:
+    """Whether a choice of an answers file says of a turn that it could not be answered."""
+    reasons = choice.get(UNANSWERED)
+    return isinstance(reasons, list) and any(reason is not None for reason in reasons)
 
 
 def parse_info(record: dict[str, Any]) -> Info:

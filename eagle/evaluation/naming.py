@@ -94,7 +94,7 @@ def about(files: RunFiles) -> About:
 def _recorded(files: RunFiles) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and environment."""
     try:
-        run = json.loads(files.run.read_text(encoding="utf-8"))
+        run = json.loads(files.run.read_text(encoding="utf-8-sig"))
         settings, environment = run["settings"], run.get("environment")
     except FileNotFoundError:
         return {}, {}

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import sys
+from typing import Protocol
 
 from eagle.errors import InputError
-from eagle.evaluation.runs import Run
+from eagle.evaluation.naming import About
+from eagle.evaluation.records import RunFiles
+
+
+class Run(Protocol):
+    """Whatever knows where a run is and what it was made with."""
+
+    @property
+    def files(self) -> RunFiles:
+        """Where it is."""
+
+    @property
+    def about(self) -> About:
+        """What it was made with."""
 
 
 def same_questions(first: Run, second: Run) -> bool:

@@ -7,21 +7,26 @@ questions stay. The settings decide whether a later run may add to the files.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from eagle import assets
+from eagle.data.jsonl import BOM
 from eagle.errors import InputError
+from eagle.locking import BusyError, exclusive
+from eagle.model.identity import BASE, told_apart
 
 Record = dict[str, Any]
+
+UNANSWERED = "unanswered"
+"""Key of a choice with a turn that could not be answered: an entry per turn, the reason or None."""
+# Of a list of questions so many are named.
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -44,32 +49,37 @@ class RunFiles:
         stem = answers.name.removesuffix(".jsonl")
         return cls(answers, answers.with_name(f"{stem}_info.jsonl"), answers.with_name(f"{stem}_run.json"))
 
+    @classmethod
+    def to_write(cls, answers: Path) -> RunFiles:
+        """The same to write to: where the answers are a link, beside the file that it leads to.
+
+        Rewriting replaces a file by another; a link would be cut off from the answers it stands for.
+        """
+        return cls.beside(answers.resolve() if answers.is_symlink() else answers)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing the same files meanwhile.
+        """Keep other programs from writing the same files meanwhile, see ``eagle.locking`` for where that holds.
 
         Raises:
-            InputError: another process is writing them, or the folder cannot be written to.
+            InputError: another program is writing them, or the folder cannot be written to.
         """
-        try:
-            self.answers.parent.mkdir(parents=True, exist_ok=True)
-            self.answers.open("ab").close()
-            locks = assets.cache_dir() / "locks"
-            locks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {self.answers}: {error}") from error
-        name = hashlib.sha256(str(self.answers.resolve()).encode()).hexdigest()[:16]
-        lock = FileLock(locks / f"{name}.lock")
-        try:
-            with lock.acquire(timeout=0):
+        with contextlib.ExitStack() as held:
+            try:
+                self.answers.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(exclusive(self.answers.parent, self.answers.name))
+                self.answers.open("ab").close()
+            except BusyError as busy:
+                raise InputError(
+                    f"another run is writing {self.answers}{busy.advice}; wait for it, or choose another --folder_id"
+                ) from None
+            except OSError as error:
+                raise InputError(f"cannot write to {self.answers}: {error}") from error
+            try:
                 yield
-        except Timeout:
-            raise InputError(
-                f"another run is writing {self.answers}; wait for it, or choose another --folder_id"
-            ) from None
-        finally:
-            if self.answers.exists() and self.answers.stat().st_size == 0:
-                self.answers.unlink()
+            finally:
+                if self.answers.exists() and self.answers.stat().st_size == 0:
+                    self.answers.unlink()
 
     def recorded(self) -> Record | None:
         """The contents of the run file; None if there are no answers yet.
@@ -80,7 +90,7 @@ class RunFiles:
         if not self.answers.exists() or self.answers.stat().st_size == 0:
             return None
         try:
-            recorded: Record = json.loads(self.run.read_text(encoding="utf-8"))
+            recorded: Record = json.loads(self.run.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.answers} has answers, but its settings {self.run.name} cannot be read ({error}); "
@@ -91,9 +101,11 @@ class RunFiles:
     def begin(self, settings: Record, environment: Record, choices: int) -> set[int | str]:
         """Start or resume; a truncated last line is dropped, and so is a question that is not in both files.
 
+        A question that was answered twice is finished, and both answers stay; says on standard error which there are.
+
         Args:
             settings: everything that shapes the text; must equal that of the answers already there.
-            environment: versions and the like, for the record.
+            environment: names, versions and the like, for the record.
             choices: answers per question.
 
         Returns:
@@ -105,12 +117,22 @@ class RunFiles:
         self.check(settings)
         _replace(self.run, json.dumps({"settings": settings, "environment": environment}, indent=2) + "\n")
         answers, infos = _read_lines(self.answers), _read_lines(self.info)
-        described = Counter(info["question_id"] for _, info in infos)
-        finished = {answer["question_id"] for _, answer in answers if described[answer["question_id"]] == choices}
+        described: dict[int | str, set[int]] = {}
+        for _, info in infos:
+            described.setdefault(info["question_id"], set()).add(info.get("choice_index", 0))
+        there = Counter(answer["question_id"] for _, answer in answers)
+        finished = {question for question in there if described.get(question, set()) >= set(range(choices))}
         for file, lines in ((self.answers, answers), (self.info, infos)):
             kept = "".join(line for line, record in lines if record["question_id"] in finished)
             if file.exists() and file.stat().st_size != len(kept.encode()):
                 _replace(file, kept)
+        doubled = [question for question in there if question in finished and there[question] > 1]
+        if doubled:
+            print(
+                f"{self.answers}: {len(doubled)} questions have several answers ({some_of(doubled)}), as two programs "
+                "leave them that write one file; all are kept, and none is answered again",
+                file=sys.stderr,
+            )
         return finished
 
     def check(self, settings: Record) -> None:
@@ -123,14 +145,18 @@ class RunFiles:
         if run is None:
             return
         recorded: Record = run.get("settings", {})
+        way_out = "choose another --folder_id or --model-id, or move the file away"
+        if BASE not in recorded:
+            raise InputError(
+                f"{self.answers} was made by a version that did not record what its models hold ({BASE} is missing in "
+                f"{self.run.name}), so nothing can be added to it; {way_out}"
+            )
         different = [key for key in sorted(recorded.keys() | settings.keys()) if recorded.get(key) != settings.get(key)]
         if different:
             key = different[0]
             more = f" (and {', '.join(different[1:])})" if different[1:] else ""
-            raise InputError(
-                f"{self.answers} was made with {key}={recorded.get(key)!r}, this run has {settings.get(key)!r}{more}; "
-                "choose another --folder_id or --model-id, or move the file away"
-            )
+            told = told_apart(key, recorded.get(key), settings.get(key))
+            raise InputError(f"{self.answers} was made with {told}{more}; {way_out}")
 
     def append(self, answer: Record, infos: Sequence[Record]) -> None:
         """Add a finished question: its info first, so an answer is never without.
@@ -147,6 +173,17 @@ class RunFiles:
                 "command resumes"
             ) from error
 
+    def unanswered(self) -> list[tuple[int | str, int, str]]:
+        """The first turn of each question that could not be answered: question, turn from 1, and why."""
+        found: dict[int | str, tuple[int, str]] = {}
+        for answer in read_records(self.answers):
+            for choice in answer["choices"]:
+                reasons = enumerate(choice.get(UNANSWERED, ()), start=1)
+                first = next(((turn, why) for turn, why in reasons if why is not None), None)
+                if first is not None:
+                    found.setdefault(answer["question_id"], first)
+        return [(question, turn, why) for question, (turn, why) in found.items()]
+
     def sort(self, order: Sequence[int | str]) -> None:
         """Bring both files into the order of the questions, if they finished in another one."""
         rank = {question_id: place for place, question_id in enumerate(order)}
@@ -155,6 +192,11 @@ class RunFiles:
             ordered = sorted(lines, key=lambda item: rank.get(item[1]["question_id"], len(rank)))
             if ordered != lines:
                 _replace(file, "".join(line for line, _ in ordered))
+
+
+def some_of(questions: Sequence[int | str]) -> str:
+    """The first of some ids, for a message."""
+    return ", ".join(map(str, questions[:NAMED])) + (", ..." if len(questions) > NAMED else "")
 
 
 def _append(file: Path, records: Sequence[Record]) -> None:
@@ -183,7 +225,7 @@ def _read_lines(file: Path) -> list[tuple[str, Record]]:
     """The complete lines of a file with what they hold; a last line without its newline is left out."""
     if not file.exists():
         return []
-    lines = file.read_bytes().split(b"\n")[:-1]
+    lines = file.read_bytes().removeprefix(BOM).split(b"\n")[:-1]
     read = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from eagle.errors import InputError
 from eagle.evaluation.naming import labels
 from eagle.evaluation.pairing import note_other_machine, require_same_questions, same_questions
+from eagle.evaluation.records import some_of
 from eagle.evaluation.runs import Run, find_run, only_rounds, read_runs
 from eagle.evaluation.summary import Compared, Estimate, Summary, Sums, compare, in_common, summarise
 from eagle.evaluation.tables import INTERVALS, Table, comparison_table, depth_table, summary_table, time_table
@@ -190,6 +191,17 @@ def notes(members: Sequence[Member]) -> list[str]:
     skipped = sum(member.run.skipped for member in members)
     if skipped:
         said.append(f"Malformed lines that were skipped: {skipped}.")
+    for what, of in (
+        ("had a turn that could not be answered and are left out", [member.run.unanswered for member in members]),
+        ("have several answers, of which the last is used", [member.run.doubled for member in members]),
+    ):
+        named = [
+            f"{member.label} {len(questions)} ({some_of(questions)})"
+            for member, questions in zip(members, of, strict=True)
+            if questions
+        ]
+        if named:
+            said.append(f"Questions that {what}: {'; '.join(named)}.")
     return said
 
 
@@ -213,6 +225,8 @@ def data(members: Sequence[Member], by: Sequence[str] = (), comparison: Comparis
             "gamma": run.gamma,
             "rounds_read": run.rounds_read,
             "skipped_lines": run.skipped,
+            "unanswered": len(run.unanswered),
+            "several_answers": len(run.doubled),
             **_summary_data(member.summary),
         }
         if "category" in by:

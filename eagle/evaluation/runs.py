@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ from eagle.errors import InputError
 from eagle.evaluation.lines import (
     COUNTS,
     TIMES,
-    Answer,
-    Choice,
     Floats,
-    Info,
     Ints,
     parse_answer,
     parse_info,
     read_lines,
 )
+from eagle.evaluation.matching import Matched, match
 from eagle.evaluation.naming import About, about
 from eagle.evaluation.records import RunFiles
 
@@ -53,6 +51,8 @@ class Run:
         reset_tree_time: (n,) float64, seconds of prefill, first token and first draft.
         first_draft_time: (n,) float64, seconds of ``draft_time`` that lie in ``reset_tree_time``; None if not recorded.
         skipped: malformed lines in its files.
+        unanswered: questions with a turn that could not be answered; they are not among the n.
+        doubled: questions with several answers, of which the last is the one read.
         gamma: only rounds of this draft length were kept; None is all.
         rounds_read: rounds before that.
     """
@@ -74,6 +74,8 @@ class Run:
     reset_tree_time: Floats
     first_draft_time: Floats | None
     skipped: int
+    unanswered: tuple[int | str, ...]
+    doubled: tuple[int | str, ...]
     gamma: int | None
     rounds_read: int
 
@@ -224,82 +226,17 @@ def read_run(path: Path) -> Run:
     skipped = bad_answers + bad_infos
     if skipped:
         print(f"{files.answers}: malformed lines skipped: {skipped}", file=sys.stderr)
-    complete = _by_question(_matched(files, answers, infos))
-    if not complete:
-        raise InputError(f"{files.answers}: no question with both its answer and its info ({files.info.name})")
-    return _assembled(files, complete, skipped)
-
-
-def _matched(
-    files: RunFiles, answers: list[Answer | None], infos: list[Info | None]
-) -> Iterator[tuple[int | str, Choice, Info]]:
-    """The choices that have both, in the order of the info lines."""
-    if any(info is not None and info.question_id is None for info in infos):
-        pairs = _by_place(files, answers, infos)
-    else:
-        pairs = _by_id(files, answers, infos)
-    for question, choice, info in pairs:
-        if choice.turns == info.turns:
-            yield question, choice, info
-        else:
-            turns = f"{choice.turns} turns in the answers, {info.turns} in the info"
-            print(f"{files.answers}: question {question}: {turns}; left out", file=sys.stderr)
-
-
-def _by_place(
-    files: RunFiles, answers: list[Answer | None], infos: list[Info | None]
-) -> Iterator[tuple[int | str, Choice, Info]]:
-    """Info lines without ids, as the published code writes them: the i-th belongs to the i-th answer."""
-    if len(answers) != len(infos):
-        print(
-            f"{files.answers}: {len(answers)} answers, but {len(infos)} lines in {files.info.name}, which name no "
-            "question; taken in order",
-            file=sys.stderr,
+    matched = match(files, answers, infos)
+    if not matched.complete:
+        what = (
+            "was answered in full" if matched.unanswered else f"with both its answer and its info ({files.info.name})"
         )
-    both = min(len(answers), len(infos))
-    for answer, info in zip(answers[:both], infos[:both], strict=True):
-        if answer is None or info is None:
-            continue
-        if len(answer.choices) > 1:
-            raise InputError(
-                f"{files.info}: its lines name no question, and question {answer.question_id} has several choices, so "
-                "which line is whose cannot be told"
-            )
-        yield answer.question_id, next(iter(answer.choices.values())), info
+        raise InputError(f"{files.answers}: no question {what}")
+    return _assembled(files, matched, skipped)
 
 
-def _by_id(
-    files: RunFiles, answers: list[Answer | None], infos: list[Info | None]
-) -> Iterator[tuple[int | str, Choice, Info]]:
-    waiting: dict[tuple[int | str, int], Choice] = {}
-    for answer in answers:
-        if answer is not None:
-            waiting.update({(answer.question_id, index): choice for index, choice in answer.choices.items()})
-    lone = 0
-    for info in infos:
-        if info is None or info.question_id is None:
-            continue
-        choice = waiting.pop((info.question_id, info.choice_index), None)
-        if choice is None:
-            lone += 1
-        else:
-            yield info.question_id, choice, info
-    for count, what in ((lone, "lines of info without an answer of their own"), (len(waiting), "answers without info")):
-        if count:
-            print(f"{files.answers}: {count} {what}; left out", file=sys.stderr)
-
-
-_Complete = dict[int | str, list[tuple[Choice, Info]]]
-
-
-def _by_question(matched: Iterator[tuple[int | str, Choice, Info]]) -> _Complete:
-    complete: _Complete = {}
-    for question, choice, info in matched:
-        complete.setdefault(question, []).append((choice, info))
-    return complete
-
-
-def _assembled(files: RunFiles, complete: _Complete, skipped: int) -> Run:
+def _assembled(files: RunFiles, matched: Matched, skipped: int) -> Run:
+    complete = matched.complete
     infos = [info for pairs in complete.values() for _, info in pairs]
     timed = all("draft_time" in info.rounds for info in infos)
     rounds = {
@@ -329,6 +266,8 @@ def _assembled(files: RunFiles, complete: _Complete, skipped: int) -> Run:
         reset_tree_time=of_questions("reset_tree_time"),
         first_draft_time=of_questions("first_draft_time") if timed else None,
         skipped=skipped,
+        unanswered=matched.unanswered,
+        doubled=matched.doubled,
         gamma=None,
         rounds_read=len(rounds["accept_length"]),
     )

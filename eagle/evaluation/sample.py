@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from eagle.data.jsonl import BOM
+from eagle.evaluation.lines import is_unanswered
 from eagle.evaluation.records import RunFiles
 
 
@@ -82,7 +84,10 @@ def find_sample(answers: Path, question_id: int | str | None = None) -> Sample |
         for answer in _records(files.answers):
             if answer.get("question_id") == asked:
                 try:
-                    texts = answer["choices"][0]["turns"]
+                    choice = answer["choices"][0]
+                    if is_unanswered(choice):
+                        break
+                    texts = choice["turns"]
                     turns = zip(texts, info["token_ends"], info["accept_length"], strict=True)
                     return Sample(asked, tuple(pieces(*turn) for turn in turns))
                 except (ValueError, KeyError, IndexError, TypeError):
@@ -96,7 +101,7 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
     with file.open("rb") as source:
         for line in source:
             try:
-                record = orjson.loads(line)
+                record = orjson.loads(line.removeprefix(BOM))
             except orjson.JSONDecodeError:
                 continue
             if isinstance(record, dict):

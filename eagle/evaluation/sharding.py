@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from eagle import assets
 from eagle.data.questions import Question
 from eagle.errors import InputError
 from eagle.evaluation.answer import Answered, Answerer
-from eagle.evaluation.cells import Cell, head_sha256
+from eagle.evaluation.cells import Cell
 from eagle.evaluation.records import Record
 from eagle.loading import load_with_trees
 from eagle.model.devices import best_device
+from eagle.model.identity import BASE, HEAD, base_identity, head_identity, unchanged
 
 Unit = tuple[int, Question]
 """The place of a cell, and the question to answer in it."""
@@ -46,12 +48,15 @@ class OneModel:
     """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        model, self._trees = load_with_trees([cell.choice for cell in cells])
-        head = head_sha256(cells[0].choice)
-        self._answerers = [
-            Answerer(model, tree, cell.settings, cell.model_id, head)
-            for cell, tree in zip(cells, self._trees, strict=True)
-        ]
+        pair = cells[0].choice
+        paths = assets.resolve_pair(pair.base_model_path, pair.ea_model_path)
+        with unchanged(*paths):
+            model, self._trees = load_with_trees([cell.choice for cell in cells])
+            identities = {BASE: base_identity(paths[0]), HEAD: head_identity(paths[1])}
+            self._answerers = [
+                Answerer(model, tree, cell.settings, cell.model_id, identities)
+                for cell, tree in zip(cells, self._trees, strict=True)
+            ]
 
     def facts(self) -> list[Record]:
         """What shapes the text of each cell and is known only of a loaded model."""
@@ -99,6 +104,10 @@ class ShardedModels:
             for cell, size in zip(cells, _fetch(first.sizes.remote()), strict=True)
         ]
         self._workers = [first, *(remote.remote(same_trees) for _ in range(workers - 1))]
+        for facts in _fetch([worker.facts.remote() for worker in self._workers]):
+            # On several machines the same path may be other files.
+            if facts != self._facts:
+                raise InputError("the workers did not load the same models, dtype or kind of device: compare the files")
 
     def facts(self) -> list[Record]:
         """As ``OneModel.facts``."""

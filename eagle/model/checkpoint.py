@@ -43,7 +43,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return _read_file(folder / name)
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, AttributeError) as error:
                 raise InputError(f"cannot read {index}: {error!r}") from error
             return {key: tensor for shard in shards for key, tensor in _read_file(folder / shard).items()}

@@ -93,7 +93,7 @@ class Decoding:
         self.tokens: list[int] = text.prompt[0].tolist()
         self._read_anew = False
         self.prompt_length = len(self.tokens)
-        self.info = _no_rounds(processor_time)
+        self.info = no_rounds(processor_time)
         self.finished = False
         self.clock = Clock(target.device)
         self._begin()
@@ -140,7 +140,7 @@ class Decoding:
         self.generator = generator
         if self.shape is not None:
             self.chance = chance(self.shape, self.text.warper, generator)
-        self.info = _no_rounds(self.info["processor_time"])
+        self.info = no_rounds(self.info["processor_time"])
         self.clock.lap()
         del self.tokens[self.prompt_length :]
         if self._read_anew:
@@ -234,7 +234,8 @@ class Decoding:
         return len(tokens)
 
 
-def _no_rounds(processor_time: float) -> DecodingInfo:
+def no_rounds(processor_time: float) -> DecodingInfo:
+    """What is recorded of a generation before anything happened."""
     return DecodingInfo(
         processor_time=processor_time,
         kv_time=0.0,

@@ -192,8 +192,9 @@ class EaModel:
             ``DecodingInfo``.
 
         Raises:
-            InputError: (a ``ValueError``) bad arguments, a rule that does not go with the tree, a prompt that leaves no
-                room, a ``generation_config`` that cannot be honoured, a model in training mode, or logits with NaN.
+            InputError: (a ``ValueError``) bad arguments, a rule that does not go with the tree, a ``generation_config``
+                that cannot be honoured, a model in training mode, logits with NaN, or, as ``PromptError``, a prompt
+                that leaves no room or that the model has no tokens for.
         """
         params = SamplingParams.of(locals())
         method = self._method(hsd, verifier, tree, params.temperature)

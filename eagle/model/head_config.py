@@ -38,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG_NAME
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"the draft head's folder {folder} has no {CONFIG_NAME}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eagle.errors import InputError
+from eagle.errors import InputError, PromptError
 
 AS_TEXT = "pass attention_mask=torch.ones_like(input_ids) if that is text"
 
@@ -48,9 +48,9 @@ class Prompt:
         """
         ids = _one_row("input_ids", input_ids)
         if ids.shape[1] == 0:
-            raise InputError("the prompt is empty; give at least one token (the model's bos token, for instance)")
+            raise PromptError("the prompt is empty; give at least one token (the model's bos token, for instance)")
         if int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
-            raise InputError(f"input_ids hold a token outside the model's vocabulary of {vocab_size}")
+            raise PromptError(f"input_ids hold a token outside the model's vocabulary of {vocab_size}")
         if attention_mask is not None:
             mask = _one_row("attention_mask", attention_mask, of_truth=True)
             if mask.shape != ids.shape:

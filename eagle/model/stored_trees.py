@@ -80,7 +80,7 @@ def store(head: Path, device: str, found: Mapping[str, Mapping[float, TreeShape]
 
 
 def _stored(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return json.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
 
 
 def _shape(row: Mapping[str, Any]) -> TreeShape:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from eagle.errors import InputError
+from eagle.locking import BusyError, exclusive
 from eagle.train.settings import CONFIG, refuse_other_settings
 
 ANSWERS = "answers"
@@ -180,11 +180,13 @@ def writing(folder: Path, settings: dict[str, Any], shard_size: int) -> Iterator
     with contextlib.ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(folder / ".lock", timeout=0))
+            held.enter_context(exclusive(folder, ANSWERS))
             _refuse_other_settings(folder, settings)
             writer.resume()
-        except Timeout:
-            raise InputError(f"another run is writing to {folder}; wait for it, or choose another --out") from None
+        except BusyError as busy:
+            raise InputError(
+                f"another run is writing to {folder}{busy.advice}; wait for it, or choose another --out"
+            ) from None
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error}") from error
         yield writer
@@ -199,7 +201,7 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
         temporary.replace(file)
         return
     try:
-        recorded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recorded = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
         if not isinstance(recorded, dict):
             raise ValueError("no mapping")
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -33,13 +33,14 @@ from eagle.model.folders import WEIGHT_NAMES
 from eagle.model.head import Eagle3Head
 from eagle.model.head_config import FLAGS
 from eagle.model.head_writing import OFFICIAL, write_head
+from eagle.model.identity import BASE, INITIAL, Identity, base_identity, head_identity, unchanged
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
 from eagle.train.curves import draw_curves
 from eagle.train.features import Reader, Reading
 from eagle.train.fit_settings import FitSettings
-from eagle.train.initial import new_head, shape_for
+from eagle.train.initial import INITIALS, new_head, shape_for
 from eagle.train.optimizer import Optimizer
 from eagle.train.progress import OPTIMIZER, Progress, RunFolder, explained, read_metrics
 from eagle.train.readings import KeptReadings
@@ -64,21 +65,21 @@ def fit(settings: FitSettings) -> None:
     answers = read_answers(folder / ANSWERS, bar=accelerator.is_main_process)
     training, held_out = split(answers, settings.max_length, settings.held_out)
     vocabulary = DraftVocabulary.load(folder / VOCABULARY)
-    target = Target(
-        load_base(
-            assets.resolve_base(settings.base_model_path),
-            dtype=settings.torch_dtype,
-            device_map={"": accelerator.device},
+    path = assets.resolve_base(settings.base_model_path)
+    started_from = {} if settings.initial in INITIALS else {INITIAL: settings.initial}
+    with unchanged(path, *started_from.values()):
+        target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": accelerator.device}))
+        shape = shape_for(
+            target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}
         )
-    )
-    shape = shape_for(
-        target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}
-    )
-    head, left_random = new_head(target, shape, vocabulary, settings.initial, settings.seed)
-    run = Run(settings, RunFolder(folder / FIT), accelerator, target, head, training, held_out, vocabulary)
-    if accelerator.is_main_process:
-        run.describe(left_random)
-    run.train()
+        head, left_random = new_head(target, shape, vocabulary, settings.initial, settings.seed)
+        identities = {BASE: base_identity(path)} | {name: head_identity(other) for name, other in started_from.items()}
+    run_folder = RunFolder(folder / FIT)
+    with run_folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
+        run = Run(settings, run_folder, accelerator, target, head, identities, training, held_out, vocabulary)
+        if accelerator.is_main_process:
+            run.describe(left_random)
+        run.train()
 
 
 def _accelerator(settings: FitSettings) -> Accelerator:
@@ -100,6 +101,7 @@ class Run:
         accelerator: of this process.
         target: the frozen target.
         head: to be trained.
+        identities: of the models that were loaded, by setting.
         training: documents to train on.
         held_out: documents to evaluate on.
         vocabulary: of the head.
@@ -115,6 +117,7 @@ class Run:
         accelerator: Accelerator,
         target: Target,
         head: Eagle3Head,
+        identities: Mapping[str, Identity],
         training: list[Document],
         held_out: list[Document],
         vocabulary: DraftVocabulary,
@@ -129,7 +132,7 @@ class Run:
         found = folder.progress()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            folder.begin(settings.shaping(training + held_out, vocabulary, accelerator.num_processes))
+            folder.begin(settings.shaping(identities, training + held_out, vocabulary, accelerator.num_processes))
         accelerator.wait_for_everyone()
         self.resumed, self.progress = found is not None, found or Progress()
         self.kept = None

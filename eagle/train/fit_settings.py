@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eagle import assets
 from eagle.errors import InputError
+from eagle.model.identity import INITIAL, Identity
 from eagle.train.batches import Document
 from eagle.train.initial import TARGET
 from eagle.train.optimizer import MUON, OPTIMIZERS
@@ -22,8 +22,8 @@ COUNTS = (
     *("drafting_steps", "max_length", "batch_tokens", "accumulation"),
     *("epochs", "steps", "tokens", "held_out_most", "every"),
 )
-# Settings that say where things are and how often one looks, and do not shape the weights.
-SHAPELESS = ("out", "device")
+# Settings that say where things are, and do not shape the weights.
+SHAPELESS = ("base_model_path", "out", "device")
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,17 @@ class FitSettings(ComputingSettings):
             return (step + 1) / rising
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
-    def shaping(self, documents: Sequence[Document], vocabulary: DraftVocabulary, processes: int) -> dict[str, Any]:
-        """What decides the weights, in the types of YAML."""
-        shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS}
-        shown["base_model_path"] = self.base_model_path or assets.DEFAULT_PAIR
+    def shaping(
+        self,
+        identities: Mapping[str, Identity],
+        documents: Sequence[Document],
+        vocabulary: DraftVocabulary,
+        processes: int,
+    ) -> dict[str, Any]:
+        """What decides the weights, in the types of YAML; identities: of the models that were loaded, by setting."""
+        shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS} | dict(identities)
+        if INITIAL in identities:
+            shown["initial"] = "another head"
         shown["feature_layers"] = list(self.feature_layers) if self.feature_layers else None
         told = hashlib.sha256(repr([(document.tokens, document.start) for document in documents]).encode())
         known = hashlib.sha256(vocabulary.d2t.numpy().tobytes())

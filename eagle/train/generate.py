@@ -24,6 +24,7 @@ from eagle.data.conversations import Message, read_conversations
 from eagle.errors import InputError
 from eagle.loading import existing_device
 from eagle.model.base import load_base, load_tokenizer
+from eagle.model.identity import BASE, Identity, base_identity, unchanged
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.train.answers import ANSWERS, Answer, writing
@@ -90,10 +91,10 @@ class GenerateSettings(ComputingSettings):
             Warper(temperature, self.top_p, self.top_k)
         template_arguments(self.chat_template_kwargs)
 
-    def shaping(self, dtype: str) -> dict[str, Any]:
+    def shaping(self, base: Identity, dtype: str) -> dict[str, Any]:
         """What decides the answers; the rest only decides how many of them are made, and how fast."""
         return {
-            "base_model": self.base_model_path or assets.DEFAULT_PAIR,
+            BASE: base,
             "dtype": dtype,
             "prompts": self.prompts or "ShareGPT",
             "exclude": list(self.exclude),
@@ -123,11 +124,13 @@ def generate(settings: GenerateSettings) -> None:
     """
     device = existing_device(settings.device)
     path = assets.resolve_base(settings.base_model_path)
-    tokenizer = load_tokenizer(path)
-    require_chat_template(tokenizer, path, template_arguments(settings.chat_template_kwargs))
-    target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": device}))
+    with unchanged(path):
+        tokenizer = load_tokenizer(path)
+        require_chat_template(tokenizer, path, template_arguments(settings.chat_template_kwargs))
+        target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": device}))
+        base = base_identity(path)
     folder = settings.folder / ANSWERS
-    described = settings.shaping(str(target.dtype).removeprefix("torch."))
+    described = settings.shaping(base, str(target.dtype).removeprefix("torch."))
     with writing(folder, described, settings.shard_size) as writer:
         prompts = select_prompts(
             read_conversations(settings.prompts), Excluded(benchmark_texts(settings.exclude)), settings.seed
@@ -142,7 +145,7 @@ def generate(settings: GenerateSettings) -> None:
             raise InputError(f"--workers {count} is for a CPU, not for {target.device}")
         rows = max(1, min(settings.batch_size, len(to_do)))
         warper = Warper(1.0, settings.top_p, settings.top_k)
-        plan = BatchPlan(path, settings.torch_dtype, -(-rows // count), warper, settings.max_new_tokens)
+        plan = BatchPlan(path, base, settings.torch_dtype, -(-rows // count), warper, settings.max_new_tokens)
         decoder: Batch | Workers = Workers(plan, count) if count > 1 else plan.batch(target)
 
         def wanted() -> Iterator[Request]:

@@ -68,7 +68,7 @@ def read_config(file: Path, stages: Mapping[str, type[Any]]) -> dict[str, dict[s
         InputError: the file cannot be read, or names a stage or a setting that does not exist, or one of another type.
     """
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        raw = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read {file}: {error}") from error
     if not isinstance(raw, dict) or not all(isinstance(values, dict) for values in raw.values()):
@@ -93,7 +93,7 @@ def write_config(file: Path, settings: Mapping[str, Any]) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        there = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
+        there = (yaml.safe_load(file.read_text(encoding="utf-8-sig")) if file.is_file() else None) or {}
         there |= {stage: _plain_values(values) for stage, values in settings.items()}
         # Every process of a training writes the same.
         temporary = file.with_name(f".{file.name}-{os.getpid()}")

@@ -20,6 +20,7 @@ import yaml
 from safetensors import SafetensorError
 
 from eagle.errors import InputError
+from eagle.locking import BusyError, exclusive
 from eagle.train.settings import CONFIG, refuse_other_settings
 
 CHECKPOINTS = "checkpoints"
@@ -105,12 +106,31 @@ class RunFolder:
         """
         file = self.path / CONFIG
         try:
-            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+            settings = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"cannot read the settings of the run, {file}: {error}; choose another --out") from error
         if not isinstance(settings, dict):
             raise InputError(f"{file} holds no settings; choose another --out")
         return settings
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other programs from training in the same folder meanwhile, see ``eagle.locking`` for where that holds.
+
+        Raises:
+            InputError: another program is at it, or the folder cannot be written to.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(exclusive(self.path, "training"))
+            except BusyError as busy:
+                raise InputError(
+                    f"another training is writing to {self.path}{busy.advice}; wait for it, or choose another --out"
+                ) from None
+            except OSError as error:
+                raise InputError(f"cannot write to {self.path}: {error}") from error
+            yield
 
     def begin(self, settings: dict[str, Any]) -> Progress | None:
         """Start a run, or find where to go on; metrics of steps after the last checkpoint are dropped.

@@ -11,6 +11,7 @@ import torch
 from eagle import assets
 from eagle.errors import InputError
 from eagle.loading import DTYPES
+from eagle.model.identity import BASE, readable_name, told_apart
 
 CONFIG = "config.yaml"
 
@@ -29,7 +30,7 @@ class StageSettings:
     @property
     def folder(self) -> Path:
         """Where the stages put their outputs: ``out``, or ``training/<name of the base model>``."""
-        return self.out or Path("training") / Path(self.base_model_path or assets.DEFAULT_PAIR).name
+        return self.out or Path("training") / readable_name(self.base_model_path or assets.DEFAULT_PAIR)
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,14 @@ def refuse_other_settings(folder: Path, recorded: dict[str, Any], settings: dict
     """Compare what a folder was begun with, with what a run that would go on there has.
 
     Raises:
-        InputError: they differ; names a setting and both values.
+        InputError: they differ; names a setting and both values, of models the files.
     """
+    if BASE in settings and BASE not in recorded:
+        raise InputError(
+            f"{folder} was begun by a version that did not record what its models hold ({BASE} is missing in "
+            f"{CONFIG}), so nothing can be added to it; {way_out}"
+        )
     for name in settings | recorded:
         if recorded.get(name) != settings.get(name):
-            raise InputError(
-                f"{folder} was begun with {name}={recorded.get(name)!r}, this run has {settings.get(name)!r}; {way_out}"
-            )
+            told = told_apart(name, recorded.get(name), settings.get(name))
+            raise InputError(f"{folder} was begun with {told}; {way_out}")

@@ -19,6 +19,7 @@ import torch
 
 from eagle.errors import InputError
 from eagle.model.base import load_base
+from eagle.model.identity import Identity, base_identity
 from eagle.model.sampling import Warper
 from eagle.model.target import Target
 from eagle.train.decode import Batch, Request, Text
@@ -33,6 +34,7 @@ class BatchPlan:
 
     Attributes:
         path: of the target.
+        base: what it holds.
         dtype: of its weights; "auto" is the checkpoint's own.
         rows: texts at a time.
         warper: top_p and top_k of all texts, at temperature 1.
@@ -40,6 +42,7 @@ class BatchPlan:
     """
 
     path: str
+    base: Identity
     dtype: torch.dtype | str
     rows: int
     warper: Warper
@@ -140,7 +143,10 @@ def _work(plan: BatchPlan, place: int, made: Any, requests: Any, results: Any) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:
-        batch = plan.batch(Target(load_base(plan.path, dtype=plan.dtype, device_map={"": "cpu"})))
+        target = Target(load_base(plan.path, dtype=plan.dtype, device_map={"": "cpu"}))
+        if base_identity(plan.path) != plan.base:
+            raise InputError(f"{plan.path} changed while it was loaded; run the command again")
+        batch = plan.batch(target)
 
         def source() -> Iterator[Request]:
             while True:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eagle.errors import InputError
 from eagle.model.tree import ONE_HOT, Chance, DraftTree, Laws, Sampling, TreeShape, grow
+from eagle.program import run_program
 from eagle.verification import RULES, Rule
 from eagle.verification.naive_hsd import modified_target
 from eagle.verification.verdict import Plan, endings
@@ -415,14 +416,19 @@ def table() -> tuple[str, bool]:
     return "\n".join(lines), fine and shown.issuperset(rule.name for rule in lossless)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns 1 if a rule that claims to be lossless is not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        text, fine = table()
-    print(text)
-    print(f"every lossless rule is within {TOLERANCE:g}" if fine else "A RULE THAT CLAIMS TO BE LOSSLESS IS NOT")
-    return 0 if fine else 1
+    fine = True
+
+    def program(arguments: Sequence[str] | None) -> None:
+        nonlocal fine
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            text, fine = table()
+        print(text)
+        print(f"every lossless rule is within {TOLERANCE:g}" if fine else "A RULE THAT CLAIMS TO BE LOSSLESS IS NOT")
+
+    return run_program(program, argv) or int(not fine)
 
 
 if __name__ == "__main__":

@@ -139,3 +139,18 @@ def test_a_file_without_any_valid_text_is_refused_by_its_first_line(tmp_path: Pa
     file = written(tmp_path / "prompts.jsonl", "\n".join(map(json.dumps, lines)))
     with pytest.raises(InputError, match=r"prompts.jsonl, line 2: the prompt is no valid text, nor is any other"):
         read_conversations(file)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"prompt": "Hello"}\n{"prompt": "Bye"}\n', '[{"prompt": "Hello"}, {"prompt": "Bye"}]']
+)
+def test_a_mark_before_the_text_is_no_part_of_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text(text, encoding="utf-8-sig")
+    assert [conversation.turns for conversation in read_conversations(str(file))] == [("Hello",), ("Bye",)]
+
+
+def test_what_is_nested_too_deep_is_one_line(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, '{"prompt": "Hello"}\n' + "[" * 100_000):
+        with pytest.raises(InputError, match="not valid JSON"):
+            read_conversations(written(tmp_path / "p.jsonl", text))

@@ -7,6 +7,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import orjson
 import pytest
 
 from eagle.data.questions import Question, load_questions
@@ -118,3 +119,42 @@ def test_gsm8k_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
         named("--bench-name", "gsm8k")
     assert "eagle/data/gsm8k/question.jsonl" in str(raised.value)
     assert not Path("cache/data").exists()
+
+
+HALF = "\\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        (f'{{"question_id": 1, "turns": ["Hello.", "So {HALF}!"]}}', "turns"),
+        (f'{{"question_id": 1, "turns": ["x"], "category": "{HALF}"}}', "category"),
+        (f'{{"question_id": 1, "turns": ["x"], "reference": ["{HALF}"]}}', "reference"),
+        (f'{{"question_id": "{HALF}", "turns": ["x"]}}', "question_id"),
+        (f'{{"question": "{HALF}", "answer": "#### 1"}}', "turns"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_by_line(line: str, key: str) -> None:
+    Path("q.jsonl").write_text('{"question_id": 0, "turns": ["\\ud83d\\ude00"]}\n' + line)
+    with pytest.raises(InputError, match=rf"q\.jsonl, line 2: '{key}' holds half of a surrogate pair"):
+        load_questions(Path("q.jsonl"))
+    Path("q.jsonl").write_text(line.replace(HALF, "\\ud83d\\ude00"))
+    assert load_questions(Path("q.jsonl"))
+
+
+def test_ids_that_not_every_reader_takes_are_refused() -> None:
+    for number in (-(2**63), 2**64 - 1, str(2**64)):
+        assert load_questions(written({"question_id": number, "turns": ["x"]}))[0].question_id == number
+        # As the answers are read back.
+        assert orjson.loads(json.dumps({"question_id": number}))["question_id"] == number
+    for number in (-(2**63) - 1, 2**64, 10**30):
+        with pytest.raises(InputError, match=r"q\.jsonl, line 1: 'question_id' has more than 64 bits; write it as"):
+            load_questions(written({"question_id": number, "turns": ["x"]}))
+    Path("q.jsonl").write_text('{"question_id": 1' + "0" * 5000 + ', "turns": ["x"]}')
+    with pytest.raises(InputError, match=r"q\.jsonl, line 1: not valid JSON"):
+        load_questions(Path("q.jsonl"))
+
+
+def test_a_mark_before_the_first_line_is_no_part_of_it() -> None:
+    Path("q.jsonl").write_text('{"question_id": 1, "turns": ["x"]}\n', encoding="utf-8-sig")
+    assert load_questions(Path("q.jsonl")) == [Question(1, ("x",))]

@@ -16,15 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from eagle.evaluation import equal, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats
+from eagle.evaluation import cli, equal, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats, sweep
 from eagle.evaluation.answer import turn_seed
+from eagle.evaluation.cells import cell_of
 from eagle.model.stored_trees import store
 from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import lines, without_times
 from tests.processes import run_until_killed, written
 from tests.signals import interruptible
-from tests.tiny import head_files, make_chat_pair, write_head
+from tests.tiny import CHAT_TEMPLATE, head_files, make_chat_pair, write_head
 
+REFERENCE = Path(__file__).parents[2] / "mt_bench" / "reference"
 PROGRAM = "eagle.evaluation.gen_ea_answer_llama3chat"
 
 
@@ -393,13 +395,37 @@ def test_answers_of_two_heads_at_one_path_are_not_mixed(
         assert program.main([*given, "1"]) == 0
     recorded = json.loads(Path("mt_bench/f/tiny-temperature-1.0_ea_run.json").read_text())["settings"]
     sha256 = hashlib.sha256((head / "model.safetensors").read_bytes()).hexdigest()
-    assert recorded["ea_model_sha256"] == sha256
+    assert recorded["ea_model_sha256"]["model.safetensors"] == sha256
     write_head(head, *head_files(pair[0], seed=9))
     message = failing(capsys, [*given, "2"])
-    assert f"was made with ea_model_sha256='{sha256}', this run has " in message
+    assert "was made with another draft head: config.json, model.safetensors differ; " in message
     assert len(lines(Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl"))) == 1
     # The baseline needs no head.
     assert gen_baseline_answer_llama3chat.main([*given, "2"]) == 0
+
+
+def test_a_base_model_is_what_its_files_hold_wherever_they_are(
+    pair: tuple[Path, Path], questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "copies" / "base"
+    shutil.copytree(pair[0], base)
+    fixed = ["--answer-file", "a.jsonl", "--question-end"]
+    assert gen_baseline_answer_llama3chat.main([*arguments(pair, questions), *fixed, "1"]) == 0
+    run = json.loads(Path("a_run.json").read_text())
+    assert run["environment"]["base_model"] == str(pair[0])
+    assert str(pair[0]) not in json.dumps(run["settings"])
+    # The same content by another spelling.
+    given = arguments((Path("copies/base"), pair[1]), questions)
+    assert gen_baseline_answer_llama3chat.main([*given, *fixed, "2"]) == 0
+    assert len(lines(Path("a.jsonl"))) == 2
+    # Other content by the same spelling.
+    weights = bytearray((base / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (base / "model.safetensors").write_bytes(weights)
+    capsys.readouterr()
+    assert gen_baseline_answer_llama3chat.main([*given, *fixed, "3"]) == 2
+    assert "was made with another base model: model.safetensors differs; choose" in capsys.readouterr().err
+    assert len(lines(Path("a.jsonl"))) == 2
 
 
 def test_a_full_disk_loses_nothing_finished(
@@ -432,14 +458,95 @@ def test_a_model_without_a_chat_template_is_explained(
     assert "no chat template" in failing(capsys, arguments(pair, questions))
 
 
-def test_a_prompt_beyond_the_context_names_its_question(
+def test_what_cannot_be_answered_is_recorded_and_the_others_are_answered(
     pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = {"question_id": "long", "turns": ["word " * 1000]}
-    questions.write_text(questions.read_text() + json.dumps(long) + "\n")
-    message = failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))
-    assert "question long" in message
+    long = [
+        {"question_id": "long", "turns": ["word " * 1000, "And then?"]},
+        {"question_id": "longer", "turns": ["Hello.", "word " * 1000, "And then?"]},
+    ]
+    first = questions.read_text().splitlines()[0]
+    # The first of all is one of them, which is where programs warm up.
+    questions.write_text("\n".join([json.dumps(long[0]), first, json.dumps(long[1])]))
+    given = arguments(pair, questions, "--answer-file", "a.jsonl")
+    assert gen_ea_answer_llama3chat.main(given) == 0
+    why = "leaves no room for an answer within the model's context of 2048"
+    said = [line for line in capsys.readouterr().err.splitlines() if "could not be answered" in line]
+    assert len(said) == 1
+    assert "a.jsonl: 2 questions could not be answered in full: long, longer; question long, turn 1: the" in said[0]
+    assert why in said[0]
+    answers = lines(Path("a.jsonl"))
+    assert [answer["question_id"] for answer in answers] == ["long", 81, "longer"]
+    choices = [answer["choices"][0] for answer in answers]
+    assert choices[0]["turns"] == ["", ""]
+    assert "unanswered" not in choices[1]
+    assert [bool(text) for text in choices[2]["turns"]] == [True, False, False]
+    assert [choices[2][key][1:] for key in ("idxs", "new_tokens", "wall_time")] == [[-1, -1], [0, 0], [0.0, 0.0]]
+    reasons = choices[2]["unanswered"]
+    assert (reasons[0], reasons[2]) == (None, "the turn before it could not be answered")
+    assert why in reasons[1]
+    # Statistics leave them out and say so; the same command has nothing left to do.
+    assert stats.main(["a.jsonl"]) == 0
+    said = capsys.readouterr().out
+    assert "Questions that had a turn that could not be answered and are left out: " in said
+    assert " 2 (long, longer)." in said
+    before = Path("a.jsonl").read_bytes()
+    assert gen_ea_answer_llama3chat.main(given) == 0
+    assert Path("a.jsonl").read_bytes() == before
+
+
+def test_what_no_question_can_pass_stops_the_run(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = failing(capsys, arguments(pair, questions, "--system-prompt", "word " * 1000))
     assert "no room" in message
-    assert len(lines(Path("a.jsonl"))) == 6
-    questions.write_text(json.dumps(long) + "\n")
-    assert "question long" in failing(capsys, arguments(pair, questions, "--answer-file", "b.jsonl"))
+    assert not list(Path("mt_bench/f").glob("*.jsonl"))
+
+
+def test_a_template_may_refuse_a_question_but_not_every_one(
+    tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusing = (
+        "{% for message in messages %}{% if message['role'] == 'system' or 'of 0' in message['content'] %}"
+        "{{ raise_exception('not with me') }}{% endif %}{% endfor %}"
+    )
+    pair = make_chat_pair(tmp_path / "picky", chat_template=refusing + CHAT_TEMPLATE)
+    given = arguments(pair, questions, "--answer-file", "a.jsonl", "--question-end", "2")
+    assert "refuses this conversation: not with me" in failing(capsys, [*given, "--system-prompt", "Be kind."])
+    assert gen_ea_answer_llama3chat.main(given) == 0
+    assert "1 questions could not be answered in full: 81; question 81, turn 1: " in capsys.readouterr().err
+    assert [bool(answer["choices"][0]["turns"][0]) for answer in lines(Path("a.jsonl"))] == [False, True]
+
+
+def test_settings_that_do_not_tell_their_models_are_refused_in_one_line(
+    pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = arguments(pair, questions, "--answer-file", "a.jsonl", "--question-end", "1")
+    shutil.copy(REFERENCE / "smollm2-135m-temperature-1.0_ea.jsonl", "a.jsonl")
+    shutil.copy(REFERENCE / "smollm2-135m-temperature-1.0_ea_run.json", "a_run.json")
+    before = Path("a.jsonl").read_bytes()
+    assert "a version that did not record what its models hold" in failing(capsys, fixed)
+    assert Path("a.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("spelling", [".", "./", "../base", "../base/", "../head/../base"])
+def test_files_are_named_after_the_folder_that_is_meant(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    monkeypatch.chdir(pair[0])
+    args = cli.parser(baseline=False).parse_args(["--base-model-path", spelling, "--ea-model-path", str(pair[1])])
+    assert cell_of(args, None, 1.0, 1.0, {}).files.answers.name == "base-temperature-1.0_baseline.jsonl"
+
+
+@pytest.mark.parametrize("name", ["--system-prompt", "--model-id"])
+def test_what_is_no_text_on_the_command_line_is_one_line(
+    pair: tuple[Path, Path], questions: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "not valid text" in failing(capsys, arguments(pair, questions, name, "\udce4"))
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_options_of_two_words_have_two_spellings(baseline: bool) -> None:
+    for parser in (cli.parser(baseline), sweep.parser()):
+        one = parser.parse_args(["--use_eagle3", "--folder_id", "f", "--top_p", "0.9"])
+        assert parser.parse_args(["--use-eagle3", "--folder-id", "f", "--top-p", "0.9"]) == one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,101 @@ def test_what_cannot_be_compared_has_a_status_of_its_own(tmp_path: Path, capsys:
     ):
         assert equal.main([str(a), str(other)]) == 2
         assert complaint in capsys.readouterr().err
+
+
+def alone(file: Path, baseline: bool, of: str) -> Path:
+    """Answers as EAGLE or Spec-Bench publish them: two questions, of two turns and of one."""
+    lines = []
+    for number, category, rounds in ((81, "writing", [[3, 1], [2]]), (401, "rag", [[4, 4]])):
+        tokens = [sum(turn) for turn in rounds]
+        steps = [[1] * total for total in tokens] if baseline else rounds
+        choice = {"index": 0, "turns": ["x" * total for total in tokens]}
+        choice |= {"new_tokens": tokens, "wall_time": [total * 0.5 if baseline else total * 0.25 for total in tokens]}
+        if of == "EAGLE":
+            choice["idxs"] = [len(turn) - 1 for turn in steps]
+        elif of == "Spec-Bench":
+            choice["decoding_steps"] = [len(turn) for turn in steps]
+            choice["accept_lengths"] = [length for turn in steps for length in turn]
+        line = {"question_id": number, "answer_id": "a", "model_id": "m", "choices": [choice], "tstamp": 0.0}
+        lines.append(line | ({"category": category} if of == "Spec-Bench" else {}))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+@pytest.mark.parametrize(("of", "accepted"), [("EAGLE", "2.800"), ("Spec-Bench", "2.800"), ("others", "-")])
+def test_answers_without_info_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], of: str, accepted: str
+) -> None:
+    run, baseline = alone(tmp_path / "a.jsonl", False, of), alone(tmp_path / "b.jsonl", True, of)
+    assert equal.main([str(run), str(baseline)]) == 0
+    assert capsys.readouterr().out == "2 of 2 answers are equal\n"
+    assert speed.main([str(run), str(baseline)]) == 0
+    said = capsys.readouterr()
+    table = rows(said.out)
+    # 14 tokens in 3.5 s, over 14 in 7 s; 14 tokens of 5 rounds.
+    assert table["overall"][:4] == ["2", "4.00", "2.00", "2.00x"]
+    assert table["overall"][-1] == accepted
+    assert ("rag" in table) == (of == "Spec-Bench")
+    assert "mean over questions of each one's tokens/s, as in Spec-Bench: 4.00, baseline 2.00" in said.out
+    # The categories may be had from the questions.
+    questions = tmp_path / "question.jsonl"
+    told = [{"question_id": number, "category": name, "turns": ["?"]} for number, name in ((81, "math"), (401, "qa"))]
+    questions.write_text("\n".join(map(json.dumps, told)))
+    assert speed.main([str(run), str(baseline), "--question-file", str(questions)]) == 0
+    assert ("qa" in rows(capsys.readouterr().out)) == (of != "Spec-Bench")
+
+
+def test_means_over_questions_are_not_the_ratio_of_the_sums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "m-temperature-1.0_ea.jsonl", DRAFTED)
+    baseline = write_run(tmp_path / "m-temperature-1.0_baseline.jsonl", PLAIN)
+    assert speed.main([str(run), str(baseline)]) == 0
+    # (6 / 4 + 3 / 3 + 2 / 2) / 3 over (5 / 10 + 3 / 6 + 2 / 4) / 3.
+    assert "Spec-Bench: 1.17, baseline 0.50, speed-up 2.33x" in capsys.readouterr().out
+
+
+def test_an_own_run_without_its_info_counts_its_rounds_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted = set()
+    for name in ("whole", "alone"):
+        run = record(write_run(tmp_path / name / "m-temperature-1.0_ea.jsonl", DRAFTED), {})
+        baseline = record(write_run(tmp_path / name / "m-temperature-1.0_baseline.jsonl", PLAIN), {})
+        if name == "alone":
+            for file in (run, baseline):
+                file.with_name(f"{file.stem}_info.jsonl").unlink()
+        assert speed.main([str(run), str(baseline)]) == 0
+        accepted.add(rows(capsys.readouterr().out)["overall"][-1])
+    assert accepted == {"2.000"}
+
+
+def test_answers_that_tell_no_times_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"question_id": 1, "choices": [{"index": 0, "turns": ["x"]}]}\n')
+    assert speed.main([str(file), str(file)]) == 2
+    assert "no answers with 'new_tokens' and 'wall_time'" in capsys.readouterr().err
+
+
+def unanswered(file: Path) -> None:
+    """Say of the last turn of question 1 that it could not be answered."""
+    first, *others = file.read_text().splitlines()
+    answer = json.loads(first)
+    choice = answer["choices"][0]
+    choice["turns"][-1] = ""
+    choice["unanswered"] = [None] * (len(choice["turns"]) - 1) + ["too long"]
+    file.write_text("\n".join([json.dumps(answer), *others]) + "\n")
+
+
+def test_what_could_not_be_answered_is_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file in files:
+        texts(file, (1, ["One."]), (2, ["Two."]))
+        unanswered(file)
+    assert equal.main(list(map(str, files))) == 0
+    said = capsys.readouterr()
+    assert said.out == "1 of 1 answers are equal\n"
+    assert "a.jsonl: 1 answers without text, as the question could not be answered (1); left out" in said.err
+    # Where only one run has it, they differ.
+    texts(files[1], (1, ["One."]), (2, ["Two."]))
+    assert equal.main(list(map(str, files))) == 1
+    assert speed.main(list(map(str, files))) == 0
+    assert "1 questions had a turn that could not be answered (1); left out" in capsys.readouterr().err

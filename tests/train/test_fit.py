@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from eagle.errors import InputError
 from eagle.model.checkpoint import load_head
+from eagle.model.identity import base_identity
 from eagle.model.target import Target
 from eagle.train.__main__ import main
 from eagle.train.answers import ANSWERS, read_answers
@@ -21,7 +24,7 @@ from eagle.train.options import command
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
 from tests.processes import run_on_a_full_disk, run_until_killed
-from tests.tiny import VOCAB, stock_model
+from tests.tiny import VOCAB, head_files, stock_model, write_head
 from tests.train.fitting import ready, some_answers, write_answers
 
 
@@ -132,6 +135,31 @@ def test_a_run_with_other_settings_or_answers_is_refused(tmp_path: Path) -> None
     write_answers(settings.out / ANSWERS, some_answers(41))
     with pytest.raises(InputError, match=r"was begun with answers_sha256=.* choose another --out"):
         fit(settings)
+
+
+def test_training_goes_on_with_the_same_models_wherever_they_are(tmp_path: Path) -> None:
+    settings = replace(ready(tmp_path), steps=2)
+    head = write_head(tmp_path / "head", *head_files(Path(str(settings.base_model_path))))
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "base", moved)
+    fit(settings)
+    fit(replace(settings, base_model_path=str(moved)))
+    (moved / "generation_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"another base model: generation_config.json differs; choose another --out"):
+        fit(replace(settings, base_model_path=str(moved)))
+    with pytest.raises(InputError, match="was begun with initial='target'"):
+        fit(replace(settings, initial=str(head)))
+    begun = yaml.safe_load((settings.out / FIT / "config.yaml").read_text())
+    assert begun["base_model_sha256"] == base_identity(str(settings.base_model_path))
+    assert str(tmp_path) not in str(begun)
+
+
+def test_two_trainings_do_not_write_one_folder(tmp_path: Path) -> None:
+    settings = replace(ready(tmp_path), steps=2)
+    with RunFolder(settings.out / FIT).locked(), pytest.raises(InputError, match="another training is writing to"):
+        fit(settings)
+    fit(settings)
+    assert not list((settings.out / FIT).glob(".*"))
 
 
 def test_what_cannot_be_trained_on_is_an_error(tmp_path: Path) -> None:

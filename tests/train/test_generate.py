@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer
 
 from eagle import assets
 from eagle.errors import InputError
+from eagle.model.identity import base_identity
 from eagle.train.answers import Answer, read_answers
 from eagle.train.generate import GenerateSettings, generate
 from tests.processes import run_until_killed, written
@@ -91,7 +93,7 @@ def test_answers_are_what_the_target_says(settings: GenerateSettings, base: Path
     assert any(answer.finished for answer in answers.values())
     assert settings.out is not None
     config = yaml.safe_load((settings.out / "answers" / "config.yaml").read_text())
-    assert config["base_model"] == str(base)
+    assert config["base_model_sha256"] == base_identity(str(base))
     assert (config["dtype"], config["temperatures"], config["seed"]) == ("float64", [1.0, 0.6, 0.0], 0)
 
 
@@ -272,6 +274,28 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(settings: GenerateSett
     with pytest.raises(InputError, match=r"^the prompt 'Say 11 .*': the model's chat template refuses") as refused:
         generate(replace(settings, base_model_path=str(base)))
     assert "\n" not in str(refused.value)
+
+
+def test_answers_go_on_with_the_same_target_wherever_it_is(
+    settings: GenerateSettings, base: Path, tmp_path: Path
+) -> None:
+    generate(replace(settings, limit=3))
+    moved = tmp_path / "moved"
+    shutil.copytree(base, moved)
+    there = replace(settings, base_model_path=str(moved), limit=6)
+    generate(there)
+    assert len(made(settings)) == 6
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match=r"was begun with another base model: model.safetensors differs; choose"):
+        generate(replace(there, limit=9))
+    # An older version recorded where the target was.
+    config = tmp_path / "out" / "answers" / "config.yaml"
+    config.write_text(config.read_text().replace("base_model_sha256:", "base_model:"))
+    with pytest.raises(InputError, match="a version that did not record what its models hold"):
+        generate(replace(settings, limit=9))
+    assert len(made(settings)) == 6
 
 
 def test_a_target_without_a_chat_template_is_refused(settings: GenerateSettings, tmp_path: Path) -> None:

@@ -86,6 +86,11 @@ class Target:
         return context_length(self.config)
 
     @property
+    def one_encoding(self) -> int | None:
+        """Tokens of a text up to which positions are encoded in one way; None if the configuration sets no bound."""
+        return self.context_length if self.switch is None else self.switch.at
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
         return stop_ids(self.model.generation_config, self.config)

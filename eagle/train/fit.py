@@ -69,6 +69,7 @@ def fit(settings: FitSettings) -> None:
     started_from = {} if settings.initial in INITIALS else {INITIAL: settings.initial}
     with unchanged(path, *started_from.values()):
         target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": accelerator.device}))
+        target.refuse_crossing(1, settings.max_length)
         shape = shape_for(
             target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}
         )

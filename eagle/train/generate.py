@@ -135,7 +135,7 @@ def generate(settings: GenerateSettings) -> None:
         prompts = select_prompts(
             read_conversations(settings.prompts), Excluded(benchmark_texts(settings.exclude)), settings.seed
         )
-        requests = encode(prompts, tokenizer, settings, target.context_length)
+        requests = encode(prompts, tokenizer, settings, target.one_encoding)
         to_do = [request for request in requests if request.key not in writer.keys]
         there, before = len(requests) - len(to_do), writer.tokens
         if writer.keys:

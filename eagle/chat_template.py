@@ -20,8 +20,10 @@ TemplateArguments = Mapping[str, Any]
 """What a chat template is given beside the conversation, by name."""
 
 OPTION = "--chat-template-kwargs"
-OPTION_HELP = "JSON object for the chat template, as '{\"enable_thinking\": false}' or the name of one of several: "
-OPTION_HELP += '\'{"chat_template": "tool_use"}\''
+OPTION_HELP = (
+    'JSON object for the chat template, such as \'{"enable_thinking": false}\'; \'{"chat_template": "tool_use"}\' '
+    "chooses one of several"
+)
 NAMED = "chat_template"
 # What the call itself sets, or what would make something other than the text of the conversation out of it.
 NOT_FOR_THE_TEMPLATE = frozenset(

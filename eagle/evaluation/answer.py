@@ -222,6 +222,8 @@ class Answerer:
             "max_length": prompt.shape[1] + max_new_tokens,
             "generator": generator,
             "log": True,
+            # All of it is text, also a token that pads elsewhere.
+            "attention_mask": torch.ones_like(prompt),
         }
         if settings.drafting is None:
             logged = self.model.naivegenerate(prompt, **common)

@@ -247,7 +247,7 @@ class EaModel:
 
         Args:
             drafting: kind of tree and verification rule; None decodes autoregressively.
-            input_ids: (1, n) int64 prompt.
+            input_ids: (1, n) int64 prompt, all of it text.
             params: sampling and ends of the text.
             shape: bounds of the trees; None: see ``shape_for``.
 
@@ -258,7 +258,7 @@ class EaModel:
         if drafting is not None:
             bounded = drafting.shape(shape) if shape else self.shape_for(drafting, params.temperature)
             method = bounded, drafting.rule
-        yield from _rounds(self._begin(method, input_ids, params)[0])
+        yield from _rounds(self._begin(method, input_ids, params, torch.ones_like(input_ids))[0])
 
     def stop_ids(self, is_llama3: bool = False) -> frozenset[int]:
         """Tokens that end a text: the eos ids of the model's generation config, and ``<|eot_id|>`` for Llama 3.

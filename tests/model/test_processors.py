@@ -89,7 +89,7 @@ def test_a_round_has_exactly_the_processed_law(llama: EaModel, configured, name:
 def test_that_test_sees_a_processor_that_reads_another_nodes_path(
     llama: EaModel, configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configured(repetition_penalty=1.8)
+    configured(no_repeat_ngram_size=2)
     monkeypatch.setattr("eagle.model.processors._ancestors", lambda tree, nodes, depth: nodes.new_ones(len(nodes)))
     distances = [round_distance(llama, "deterministic", RULES["tokenwise"], (1.0, 0.0, 3), first) for first in (2, 5)]
     assert max(distances) > 0.01

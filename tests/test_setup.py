@@ -82,10 +82,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
         "PIP_INDEX_URL": made.pypi,
         "PIP_TARGET": str(tmp_path / "installed"),
         "PIP_CACHE_DIR": str(tmp_path / "cache"),
+        "PIP_DEFAULT_TIMEOUT": "300",
         "PATH": f"{made.programs}{os.pathsep}{os.environ['PATH']}",
         "no_proxy": "127.0.0.1",
     }.items():
         monkeypatch.setenv(variable, value)
+    # A busy machine takes long to answer itself.
+    monkeypatch.setattr(install_torch, "PATIENCE", 300.0)
     made.program("nvidia-smi", "echo 'NVIDIA-SMI has failed'; exit 9")
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path / "cpu")) as server:
         made.cpu_index = f"http://127.0.0.1:{server.server_port}"

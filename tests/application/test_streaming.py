@@ -80,9 +80,11 @@ def test_pieces_are_the_text_and_depths_the_accept_lengths(
 def test_every_token_has_the_depth_it_was_accepted_at(model: EaModel) -> None:
     """In ASCII a token of this tokenizer is a character, which is out as soon as the token is."""
     tokenizer, wide = model.get_tokenizer(), TreeShape(120, 3, 24, DEFAULT_SAMPLING)
-    sampling = {"temperature": 1.0, "max_new_tokens": 300, "shape": wide}
-    watched = model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded()))
-    updates = stream(model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded())), tokenizer)
+    sampling = {"temperature": 1.0, "max_new_tokens": 300}
+    watched = model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded()), wide)
+    updates = stream(
+        model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded()), wide), tokenizer
+    )
     seen, deepest = 0, 0
     for decoding, update in zip(watched, updates, strict=True):
         fresh = decoding.tokens[decoding.prompt_length + seen :]

@@ -256,14 +256,14 @@ def sampled_p_value(
     "method", [{}, {"hsd": True}, {"hsd": True, "tree": "chain"}, {"tree": "chain", "verifier": "blockwise"}]
 )
 def test_generations_follow_the_target_law(llama: EaModel, method: dict, sampling: tuple[float, float, int]) -> None:
-    p_value, accepted = sampled_p_value(llama, sampling, draws=700, **method)
+    p_value, accepted = sampled_p_value(llama, sampling, draws=500, **method)
     assert p_value > 1e-3
     assert accepted > 100
 
 
 def test_sampling_shows_a_broken_residual(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_rejected_tokens(monkeypatch)
-    assert sampled_p_value(llama, (1.0, 0.0, 0), draws=700)[0] < 1e-6
+    assert sampled_p_value(llama, (1.0, 0.0, 0), draws=500)[0] < 1e-6
 
 
 @pytest.mark.slow

@@ -248,7 +248,7 @@ def test_a_larger_range_adds_to_the_same_files(pair: tuple[Path, Path], question
 
 
 def test_ctrl_c_ends_cleanly(pair: tuple[Path, Path], questions: Path) -> None:
-    command = [sys.executable, "-m", PROGRAM, *arguments(pair, questions, "--num-choices", "20")]
+    command = [sys.executable, "-m", PROGRAM, *arguments(pair, questions, "--num-choices", "8")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     answers = Path("mt_bench/f/tiny-temperature-1.0_ea.jsonl")
     while process.poll() is None and not written(answers):

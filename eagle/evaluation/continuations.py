@@ -66,8 +66,8 @@ def speculative_texts(
     length: int,
     stop_ids: frozenset[int],
     generator: torch.Generator,
-    processors: PathProcessors | None,
     finished: Callable[[], object],
+    processors: PathProcessors | None = None,
 ) -> Speculative:
     """Draw texts with a method. The prompt is read once; all that is random is drawn anew for every text.
 
@@ -80,8 +80,8 @@ def speculative_texts(
         length: tokens of each that are kept. Trees are as large as in long texts, however short this is.
         stop_ids: end a text.
         generator: source of randomness.
-        processors: of the model's ``generation_config``.
         finished: called after each text.
+        processors: of the model's ``generation_config``.
 
     Raises:
         InputError: the prompt leaves no room, or logits with NaN or infinity.
@@ -121,7 +121,7 @@ def plain_texts(
     length: int,
     stop_ids: frozenset[int],
     generator: torch.Generator,
-    processors: PathProcessors | None,
+    processors: PathProcessors | None = None,
 ) -> NDArray[np.int64]:
     """Draw texts token by token from the stock model.
 

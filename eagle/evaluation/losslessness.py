@@ -155,8 +155,8 @@ def _audited_prompt(
         settings.tokens,
         stop_ids,
         torch.Generator().manual_seed(seeds[0]),
-        processors,
         bar.update,
+        processors,
     )
     plain = plain_texts(
         model.base_model,

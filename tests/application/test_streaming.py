@@ -82,9 +82,7 @@ def test_every_token_has_the_depth_it_was_accepted_at(model: EaModel) -> None:
     tokenizer, wide = model.get_tokenizer(), TreeShape(120, 3, 24, DEFAULT_SAMPLING)
     sampling = {"temperature": 1.0, "max_new_tokens": 300}
     watched = model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded()), wide)
-    updates = stream(
-        model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded()), wide), tokenizer
-    )
+    updates = stream(model.rounds(HSD, prompt(model), SamplingParams(**sampling, generator=seeded()), wide), tokenizer)
     seen, deepest = 0, 0
     for decoding, update in zip(watched, updates, strict=True):
         fresh = decoding.tokens[decoding.prompt_length + seen :]

@@ -101,7 +101,7 @@ def test_an_audit_draws_from_the_processed_law_on_both_sides(llama: EaModel, con
     processors = processors_of(llama.base_model, PROMPT, 200, frozenset())
     plain = plain_texts(llama.base_model, PROMPT, warper, 50, 3, frozenset(), generator, processors)
     drawn = speculative_texts(
-        llama, Method.named(hsd=True), PROMPT, warper, 50, 3, frozenset(), generator, processors, lambda: None
+        llama, Method.named(hsd=True), PROMPT, warper, 50, 3, frozenset(), generator, lambda: None, processors
     )
     assert {*plain.flatten().tolist(), *drawn.texts.flatten().tolist()} <= {4, 5, 6, 7}
 

@@ -27,7 +27,7 @@ COMMON = {
     "max_position_embeddings": 256,
     "bos_token_id": 0,
     "eos_token_id": None,
-    "pad_token_id": None,
+    "pad_token_id": 0,
     "initializer_range": 0.4,
 }
 WINDOW = 5
@@ -51,6 +51,8 @@ def make_base(architecture: str, folder: Path, seed: int = 0, **overrides: objec
     model_type = architecture.partition("-")[0]
     config = AutoConfig.for_model(model_type, **COMMON | ARCHITECTURES.get(architecture, {}) | overrides)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+    # Token 0 is text like any other: a prompt may hold it.
+    model.generation_config.pad_token_id = None
     model.save_pretrained(folder)
     return folder
 

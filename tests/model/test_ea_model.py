@@ -211,7 +211,7 @@ def test_bad_arguments_are_explained(llama: EaModel, method: str, arguments: dic
     [
         (torch.zeros(1, 0, dtype=torch.int64), "empty"),
         (torch.zeros(2, 4, dtype=torch.int64), "one prompt"),
-        (torch.zeros(4, dtype=torch.int64), "one prompt"),
+        (torch.zeros(1, 1, 4, dtype=torch.int64), "one prompt"),
         (torch.zeros(1, 4), "integers"),
         (torch.tensor([[1, VOCAB]]), "vocabulary"),
         (torch.tensor([[1, -1]]), "vocabulary"),

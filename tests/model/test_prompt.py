@@ -127,7 +127,7 @@ def test_a_model_in_training_mode_is_refused_until_eval_is_called(tmp_path: Any)
     base = make_base("llama", tmp_path / "base", attention_dropout=0.5)
     model = load_pair(base, make_pair(tmp_path / "pair")[1])
     usual = model.eagenerate(PROMPT, max_new_tokens=20).tolist()
-    model.base_model.gradient_checkpointing_enable()
+    model.base_model.activation_checkpointing_enable()
     model.base_model.train()
     for generate in (model.eagenerate, model.naivegenerate):
         with pytest.raises(InputError, match=r"base model is in training mode .*; call eval\(\)"):

@@ -25,7 +25,7 @@ PARENTS = (0, 0, 0, 1, 1, 2)
 DEPTHS = (0, 1, 1, 2, 2, 2)
 PATHS = ((0, 1, 3), (0, 1, 4), (0, 2, 5))
 # Tokens that are really read, and positions in the cache, with made-up keys and values between them.
-PROMPT, CONTEXT = 37, 17 * VIEW_STEP - 3
+PROMPT, CONTEXT = 5, 17 * VIEW_STEP - 3
 # Made-up values are so many times as large as real ones: then it shows in the logits which of them are seen.
 LOUD = 8.0
 # Rows may differ by so many roundings of the dtype (bfloat16: a sixth of the spread of the logits, float16 2 %), and by

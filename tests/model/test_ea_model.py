@@ -24,7 +24,7 @@ def test_greedy_equals_autoregressive(architecture: str, layout: str, tmp_path: 
     # A wide tree over most of the vocabulary, so that an untrained head is accepted often.
     model = load_pair(*make_pair(tmp_path, architecture, layout, draft_vocab=VOCAB - 1), total_token=24, top_k=5)
     accepted = 0
-    for start in range(4):
+    for start in range(2):
         prompt = (PROMPT + start) % VOCAB
         drafted, new_token, idx, info = model.eagenerate(prompt, max_new_tokens=40, log=True)
         plain, plain_new, plain_idx, plain_info = model.naivegenerate(prompt, max_new_tokens=40, log=True)
@@ -40,7 +40,7 @@ def test_greedy_equals_autoregressive(architecture: str, layout: str, tmp_path: 
         accepted += sum(info["accept_length"])
         assert sum(info["accept_length"]) + len(info["accept_length"]) + 1 >= 40
     # Commit and compaction ran: whole paths were accepted, not only roots.
-    assert accepted > 10
+    assert accepted > 5
 
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

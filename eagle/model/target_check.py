@@ -111,13 +111,18 @@ def _lengthen(cache: TreeCache, stock: DynamicCache, more: int, generator: torch
     if more < 1:
         return
     read = cache.committed
+    # Normal numbers take longer than everything else here, so the layers share them, each from another place on.
+    shared: dict[torch.Size, Tensor] = {}
     for number, layer in enumerate(cache.tree_layers):
-        made = []
+        made: list[Tensor] = []
         for states, loudness in ((layer.keys, 1.0), (layer.values, LOUD)):
             real = states[:, :, :read].float()
             picked = torch.randint(read, (more,), generator=generator).to(real.device)
-            noise = torch.randn(*real.shape[:2], more, real.shape[-1], generator=generator).to(real.device)
-            made.append((loudness * (real[:, :, picked] + real.std() * noise)).to(states.dtype))
+            chosen = real[:, :, picked]
+            if chosen.shape not in shared:
+                shared[chosen.shape] = torch.randn(chosen.shape, generator=generator)
+            noise = shared[chosen.shape].roll(len(made) + 2 * number, dims=-2).to(real.device)
+            made.append((loudness * (chosen + real.std() * noise)).to(states.dtype))
         layer.update(made[0], made[1])
         stock.update(made[0], made[1], number)
     cache.commit_prompt(read + more)

@@ -92,7 +92,7 @@ class EaModel:
             top_k: children of an expanded node, and expanded nodes a level (10).
             sampling: of the hybrid trees that ``hsd=True`` drafts; None is a default.
             verify_target: check on the loaded base model that it scores trees as it scores single tokens, and refuse
-                it otherwise; a fraction of a second. False skips the check.
+                it otherwise. False skips the check.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.

@@ -17,6 +17,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from eagle.errors import InputError
+
 try:
     import fcntl
 except ImportError:  # not a Unix
@@ -36,6 +38,30 @@ class BusyError(Exception):
     def __init__(self, advice: str = "") -> None:
         super().__init__(f"the lock is taken{advice}")
         self.advice = advice
+
+
+@contextlib.contextmanager
+def alone(folder: Path, name: str, what: str, otherwise: str) -> Iterator[None]:
+    """Hold the lock of a name in a folder, which is made if need be, and say so where that cannot be.
+
+    Args:
+        folder: where the lock file goes.
+        name: of what is locked.
+        what: another program would be doing, as "run is writing a.jsonl".
+        otherwise: what to do instead of waiting for it, as "choose another --out".
+
+    Raises:
+        InputError: another program holds it, or the folder cannot be written to.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(exclusive(folder, name))
+        except BusyError as busy:
+            raise InputError(f"another {what}{busy.advice}; wait for it, or {otherwise}") from None
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error}") from error
+        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 from eagle.data.jsonl import BOM
 from eagle.errors import InputError
-from eagle.locking import BusyError, exclusive
+from eagle.locking import alone
 from eagle.model.identity import BASE, told_apart
 
 Record = dict[str, Any]
@@ -64,15 +64,10 @@ class RunFiles:
         Raises:
             InputError: another program is writing them, or the folder cannot be written to.
         """
-        with contextlib.ExitStack() as held:
+        what = f"run is writing {self.answers}"
+        with alone(self.answers.parent, self.answers.name, what, "choose another --folder_id"):
             try:
-                self.answers.parent.mkdir(parents=True, exist_ok=True)
-                held.enter_context(exclusive(self.answers.parent, self.answers.name))
                 self.answers.open("ab").close()
-            except BusyError as busy:
-                raise InputError(
-                    f"another run is writing {self.answers}{busy.advice}; wait for it, or choose another --folder_id"
-                ) from None
             except OSError as error:
                 raise InputError(f"cannot write to {self.answers}: {error}") from error
             try:

@@ -18,7 +18,7 @@ import yaml
 from tqdm import tqdm
 
 from eagle.errors import InputError
-from eagle.locking import BusyError, exclusive
+from eagle.locking import alone
 from eagle.train.settings import CONFIG, refuse_other_settings
 
 ANSWERS = "answers"
@@ -177,16 +177,10 @@ def writing(folder: Path, settings: dict[str, Any], shard_size: int) -> Iterator
             that cannot be written to.
     """
     writer = AnswerWriter(folder, shard_size)
-    with contextlib.ExitStack() as held:
+    with alone(folder, ANSWERS, f"run is writing to {folder}", "choose another --out"):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(exclusive(folder, ANSWERS))
             _refuse_other_settings(folder, settings)
             writer.resume()
-        except BusyError as busy:
-            raise InputError(
-                f"another run is writing to {folder}{busy.advice}; wait for it, or choose another --out"
-            ) from None
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error}") from error
         yield writer

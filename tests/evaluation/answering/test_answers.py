@@ -45,7 +45,7 @@ def test_files_have_the_published_shape(pair: tuple[Path, Path], questions: Path
     assert [(info["question_id"], info["choice_index"]) for info in infos] == [
         (question, choice) for question in range(81, 87) for choice in (0, 1)
     ]
-    published = json.loads(Path(__file__).parents[1] / "published_keys.json".read_text())
+    published = json.loads((Path(__file__).parents[1] / "published_keys.json").read_text())
     for info, choice in zip(infos, (choice for answer in answers for choice in answer["choices"]), strict=True):
         assert set(info) == {*published, "question_id", "choice_index", "category", "draft_time", "token_ends"}
         assert info["category"] == "writing"

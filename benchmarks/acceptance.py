@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from benchmarks.decode import prompts
 from eagle.chat_template import add_template_argument, template_arguments
+from eagle.decoding.method import CHAIN_SAMPLING, DEFAULT_SAMPLING
 from eagle.errors import InputError
-from eagle.loading import add_pair_arguments, load, pair_of
-from eagle.model.acceptance import Candidate, expected_lengths
 from eagle.model.ea_model import EaModel
-from eagle.model.method import CHAIN_SAMPLING, DEFAULT_SAMPLING
-from eagle.model.sampling import Warper
-from eagle.model.tree import CHAIN, DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.model.loading import add_pair_arguments, load, pair_of
 from eagle.program import run_program
+from eagle.tree.shape import CHAIN, DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.tree.warping import Warper
+from eagle.tuning.acceptance import Candidate, expected_lengths
 from eagle.verification import RULES
 
 RULE_NAMES = ("tokenwise", "hsd")

@@ -28,16 +28,20 @@ from eagle.chat_template import (
     require_chat_template,
     template_arguments,
 )
+from eagle.clock import Clock
 from eagle.data.questions import load_questions
-from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
-from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding, DecodingInfo, Text
-from eagle.model.drafter import Drafter, chance
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.info import DecodingInfo
+from eagle.decoding.method import DEFAULT_SAMPLING
+from eagle.drafters.eagle3.drafter import Drafter
 from eagle.model.ea_model import EaModel
-from eagle.model.method import DEFAULT_SAMPLING
-from eagle.model.sampling import Warper
-from eagle.model.tree import DETERMINISTIC, HYBRID, TreeShape, root_only
+from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
+from eagle.target.text import Text
+from eagle.tree.chance import chance
+from eagle.tree.draft_tree import root_only
+from eagle.tree.shape import DETERMINISTIC, HYBRID, TreeShape
+from eagle.tree.warping import Warper
 from eagle.verification import RULES
 
 RESAMPLES = 2000

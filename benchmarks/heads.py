@@ -19,21 +19,21 @@ from benchmarks import decode as speed
 from benchmarks.decode import prompts
 from eagle import assets
 from eagle.chat_template import add_template_argument, template_arguments
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.errors import InputError
-from eagle.evaluation.summary import INTERVAL, resampled
-from eagle.loading import DTYPES, ModelChoice, load
-from eagle.model.checkpoint import load_head
-from eagle.model.head import Eagle3Head
-from eagle.model.sampling import Warper
-from eagle.model.target import Target
-from eagle.model.tree import DETERMINISTIC, HYBRID
+from eagle.evaluation.reading.summary import INTERVAL, resampled
+from eagle.model.loading import DTYPES, ModelChoice, load
 from eagle.program import run_program
+from eagle.target.target import Target
 from eagle.train.batches import Document, batch_of
 from eagle.train.compare import accepted_lengths
 from eagle.train.decode import Batch, Request
 from eagle.train.features import Reader
 from eagle.train.fit_settings import FitSettings
 from eagle.train.trainee import Trainee
+from eagle.tree.shape import DETERMINISTIC, HYBRID
+from eagle.tree.warping import Warper
 
 QUESTIONS = 80
 

@@ -15,18 +15,12 @@ import torch
 
 from benchmarks.decode import Method, ratio
 from eagle import assets
-from eagle.application.conversation import (
-    ChatModel,
-    ChatSettings,
-    add_chat_arguments,
-    chat_model_of,
-    settings_of,
-)
+from eagle.application.conversation import ChatModel, ChatSettings, add_chat_arguments, chat_model_of, settings_of
 from eagle.application.service import PERIOD, Service, Talk
 from eagle.chat_template import Message
+from eagle.clock import Clock
 from eagle.data.questions import load_questions
 from eagle.errors import InputError
-from eagle.model.clock import Clock
 from eagle.program import run_program
 
 SEED = 0

@@ -18,14 +18,13 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from eagle import assets
+from eagle.clock import Clock
 from eagle.data.conversations import read_conversations
-from eagle.loading import existing_device
-from eagle.model.base import load_base, load_tokenizer
-from eagle.model.clock import Clock
-from eagle.model.identity import base_identity
-from eagle.model.sampling import Warper
-from eagle.model.target import Target
+from eagle.identity import base_identity
+from eagle.model.loading import existing_device
 from eagle.program import run_program
+from eagle.target.base import load_base, load_tokenizer
+from eagle.target.target import Target
 from eagle.train.batches import Document, batch_of, pack
 from eagle.train.decode import Batch, Request
 from eagle.train.features import Reader
@@ -37,6 +36,7 @@ from eagle.train.prompts import Excluded, select_prompts
 from eagle.train.trainee import Trainee
 from eagle.train.vocab import DraftVocabulary, default_size
 from eagle.train.workers import BatchPlan, Workers
+from eagle.tree.warping import Warper
 
 # Batches before those that are measured: kernels are generated, memory is found.
 WARMING = 3

@@ -15,12 +15,16 @@ from dataclasses import replace
 
 import torch
 
-from eagle.model.clock import Clock
-from eagle.model.devices import best_device, wide_dtype
-from eagle.model.method import DEFAULT_SAMPLING
-from eagle.model.sampling import Warper, draw_rows, uniforms
-from eagle.model.tree import Chance, DraftTree, TreeShape, grow
+from eagle.clock import Clock
+from eagle.decoding.method import DEFAULT_SAMPLING
+from eagle.devices import best_device, wide_dtype
 from eagle.program import run_program
+from eagle.tree.chance import Chance
+from eagle.tree.draft_tree import DraftTree
+from eagle.tree.drawing import draw_rows, uniforms
+from eagle.tree.growth import grow
+from eagle.tree.shape import TreeShape
+from eagle.tree.warping import Warper
 from eagle.verification import RULES
 from tests.verification import oracle
 

@@ -26,9 +26,9 @@ from eagle.application.shading import ANSI_FAINT, ANSI_RESET, ansi
 from eagle.application.streaming import OWN, Piece, Statistics, race
 from eagle.chat_template import Message
 from eagle.errors import InputError
-from eagle.model.tree import TREES
 from eagle.program import run_program
 from eagle.text import whole_characters
+from eagle.tree.shape import TREES
 
 HELP = f"""\
 /hsd [on|off]        hybrid trees and joint verification, or EAGLE-3; without a word: the other one

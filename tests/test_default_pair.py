@@ -12,10 +12,10 @@ import torch
 from eagle import assets
 from eagle.chat_template import chat_ids
 from eagle.data.questions import load_questions
+from eagle.decoding.stored_trees import StoredTrees
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat
 from eagle.model.ea_model import EaModel
-from eagle.model.stored_trees import StoredTrees
-from eagle.model.tree import TreeShape
+from eagle.tree.shape import TreeShape
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 PROMPTS = 8

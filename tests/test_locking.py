@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from eagle.errors import InputError
-from eagle.evaluation.records import RunFiles
+from eagle.evaluation.answering.records import RunFiles
 from eagle.locking import BusyError, exclusive
 
 ANOTHER = (
     "import sys; from pathlib import Path; from eagle.errors import InputError; "
-    "from eagle.evaluation.records import RunFiles\n"
+    "from eagle.evaluation.answering.records import RunFiles\n"
     "try:\n with RunFiles.to_write(Path(sys.argv[1])).locked(): print('got it')\n"
     "except InputError as error: print(error)"
 )

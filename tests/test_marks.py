@@ -6,15 +6,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from eagle.evaluation.records import RunFiles
-from eagle.evaluation.runs import read_run
-from eagle.model.checkpoint import read_config as read_head_config
-from eagle.model.identity import BASE
-from eagle.model.stored_trees import StoredTrees, store
-from eagle.model.tree import DETERMINISTIC, TreeShape
+from eagle.decoding.stored_trees import StoredTrees, store
+from eagle.drafters.eagle3.checkpoint import read_config as read_head_config
+from eagle.evaluation.answering.records import RunFiles
+from eagle.evaluation.reading.runs import read_run
+from eagle.identity import BASE
 from eagle.train.answers import Answer, read_answers
 from eagle.train.options import read_config
 from eagle.train.vocab import VocabSettings
+from eagle.tree.shape import DETERMINISTIC, TreeShape
 from tests.evaluation.runfiles import Turn, record, write_run
 
 

@@ -11,19 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from eagle import simulation
-from eagle.simulation import EXACT_LAWS, Pair, Result, draft_chain, main
+from eagle.simulation import __main__ as simulation
+from eagle.simulation import laws
+from eagle.simulation.__main__ import main
+from eagle.simulation.laws import EXACT_LAWS, Pair
+from eagle.simulation.trials import Result, draft_chain
 from eagle.verification import RULES
-from eagle.verification.exact import (
-    TOY_DRAFT,
-    TOY_TARGET,
-    Case,
-    chain,
-    exact,
-    same_everywhere,
-    sketched,
-    toy,
-)
+from eagle.verification.cases import TOY_DRAFT, TOY_TARGET, chain, same_everywhere, sketched, toy
+from eagle.verification.enumeration import Case, exact
 from eagle.verification.verdict import endings
 
 TOY = Pair.of(TOY_TARGET, TOY_DRAFT)
@@ -196,6 +191,6 @@ def test_wrong_input_is_one_line(
 
 
 def test_too_many_ratios_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation, "MOST_RATIOS", 10)
+    monkeypatch.setattr(laws, "MOST_RATIOS", 10)
     assert main(["--no-plots", "--trials", "1"]) == 2
     assert "too many different joint ratios" in capsys.readouterr().err

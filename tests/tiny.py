@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from eagle.drafters.eagle3.config import default_feature_layers
+from eagle.drafters.eagle3.head import Eagle3Head, HeadConfig
 from eagle.model.ea_model import EaModel
-from eagle.model.head import Eagle3Head, HeadConfig
-from eagle.model.head_config import default_feature_layers
-from eagle.model.target import Target
+from eagle.target.target import Target
 
 VOCAB = 8
 LAYERS = 6

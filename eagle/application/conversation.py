@@ -19,15 +19,15 @@ from eagle.chat_template import (
     require_chat_template,
     template_arguments,
 )
+from eagle.clock import Clock
+from eagle.decoding.method import VERIFIERS, Method
+from eagle.decoding.sampling_params import SamplingParams
 from eagle.errors import ContextFullError, InputError, TemplateRefusalError
-from eagle.loading import ModelChoice, add_pair_arguments, load, pair_of
-from eagle.model.clock import Clock
+from eagle.identity import readable_name
 from eagle.model.ea_model import EaModel
-from eagle.model.identity import readable_name
-from eagle.model.method import VERIFIERS, Method
-from eagle.model.sampling import Warper
-from eagle.model.sampling_params import SamplingParams
-from eagle.model.tree import TREES, TreeShape
+from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
+from eagle.tree.shape import TREES, TreeShape
+from eagle.tree.warping import Warper
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ChatModel:
         """Load a pair, with the trees that are stored for it.
 
         Raises:
-            InputError: see ``eagle.loading.load`` and ``require_chat_template``.
+            InputError: see ``eagle.model.loading.load`` and ``require_chat_template``.
         """
         model = load(choice)
         # The temperature is each message's own.

@@ -9,9 +9,9 @@ import gradio as gr
 
 from eagle.application.html import STYLE, escape, legend_html
 from eagle.application.service import NEW, Failed, Running, Service, Talk
+from eagle.decoding.method import VERIFIERS
 from eagle.errors import InputError
-from eagle.model.method import VERIFIERS
-from eagle.model.tree import TREES
+from eagle.tree.shape import TREES
 
 MOST_WAITING = 32
 """Tabs that may watch their answer, or wait for it, at the same time."""

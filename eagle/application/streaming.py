@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding
+from eagle.clock import Clock
+from eagle.decoding.decoding import Decoding
 from eagle.text import TextStream
 
 OWN = 0

@@ -19,13 +19,13 @@ from typing import Any
 
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
-from eagle.evaluation.bench import GSM8K, add_bench_arguments, question_file
-from eagle.evaluation.lines import parse_answer, read_lines
-from eagle.evaluation.records import some_of
-from eagle.evaluation.report import Member, read_members
-from eagle.evaluation.runs import Run
-from eagle.evaluation.summary import Estimate
-from eagle.evaluation.tables import Table, estimate
+from eagle.evaluation.answering.bench import GSM8K, add_bench_arguments, question_file
+from eagle.evaluation.answering.records import some_of
+from eagle.evaluation.reading.lines import parse_answer, read_lines
+from eagle.evaluation.reading.report import Member, read_members
+from eagle.evaluation.reading.runs import Run
+from eagle.evaluation.reading.summary import Estimate
+from eagle.evaluation.reading.tables import Table, estimate
 from eagle.program import run_program
 
 MARK = "####"

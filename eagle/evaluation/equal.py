@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from eagle.errors import InputError
-from eagle.evaluation.lines import is_unanswered, read_lines
-from eagle.evaluation.naming import about
-from eagle.evaluation.records import UNANSWERED, RunFiles, some_of
-from eagle.evaluation.runs import answers_beside, find_run
+from eagle.evaluation.answering.records import UNANSWERED, RunFiles, some_of
+from eagle.evaluation.reading.lines import is_unanswered, read_lines
+from eagle.evaluation.reading.naming import about
+from eagle.evaluation.reading.runs import answers_beside, find_run
 from eagle.program import run_program
 
 # Characters shown before and after the place where two texts part.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from eagle.evaluation.cli import INTERRUPTED, answer_questions
+from eagle.evaluation.answering.cli import INTERRUPTED, answer_questions
 from eagle.program import run_program
 
 

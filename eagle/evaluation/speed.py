@@ -19,11 +19,11 @@ from pathlib import Path
 
 from eagle.data.questions import load_questions
 from eagle.errors import InputError
-from eagle.evaluation.naming import labels
-from eagle.evaluation.pairing import note_other_machine, require_same_questions
-from eagle.evaluation.summary import Sums, in_common, summarise
-from eagle.evaluation.tables import INTERVALS, Table, estimate, number
-from eagle.evaluation.timed import read_timed
+from eagle.evaluation.reading.naming import labels
+from eagle.evaluation.reading.pairing import note_other_machine, require_same_questions
+from eagle.evaluation.reading.summary import Sums, in_common, summarise
+from eagle.evaluation.reading.tables import INTERVALS, Table, estimate, number
+from eagle.evaluation.reading.timed import read_timed
 from eagle.program import run_program
 
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
-from eagle.evaluation.report import Comparison, Member, data, notes, read_members, rows, tables
-from eagle.evaluation.runs import find_run
+from eagle.evaluation.reading.report import Comparison, Member, data, notes, read_members, rows, tables
+from eagle.evaluation.reading.runs import find_run
 from eagle.program import run_program
 
 BY = ("category", "depth", "time")
@@ -114,11 +114,11 @@ def stats(argv: Sequence[str] | None) -> None:
     print(FORMATS[args.format](members, args.by, comparison), flush=True)
     if args.plot is not None:
         # Only here: matplotlib takes longer to load than all of the above.
-        from eagle.evaluation.plots import draw, save
+        from eagle.evaluation.reading.plots import draw, save
 
         _written(args.plot, lambda: save(draw(members), args.plot))
     if args.html is not None:
-        from eagle.evaluation.page import write_page
+        from eagle.evaluation.reading.page import write_page
 
         _written(args.html, lambda: write_page(args.html, members, comparison, questions))
 

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eagle import assets
+from eagle.decoding.method import EAGLE3, HSD, VERIFIERS, Method
 from eagle.errors import InputError
-from eagle.evaluation.arguments import add_hybrid_arguments, answering_parser, hybrid_arguments
-from eagle.evaluation.bench import question_file
-from eagle.evaluation.cells import Cell, cell_of
-from eagle.evaluation.cli import INTERRUPTED, answer_cells
+from eagle.evaluation.answering.arguments import add_hybrid_arguments, answering_parser, hybrid_arguments
+from eagle.evaluation.answering.bench import question_file
+from eagle.evaluation.answering.cells import Cell, cell_of
+from eagle.evaluation.answering.cli import INTERRUPTED, answer_cells
 from eagle.evaluation.stats import stats
-from eagle.model.method import EAGLE3, HSD, VERIFIERS, Method
-from eagle.model.sampling import Warper
-from eagle.model.tree import HYBRID, TREES
 from eagle.program import run_program
+from eagle.tree.shape import HYBRID, TREES
+from eagle.tree.warping import Warper
 
 BASELINE = "baseline"
 

@@ -10,23 +10,25 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
+from eagle.clock import Clock
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.info import DecodingInfo
+from eagle.decoding.method import Method
+from eagle.decoding.prompt import Prompt
+from eagle.decoding.sampling_params import SamplingParams
+from eagle.decoding.stored_trees import NO_TREES, StoredTrees
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.drafter import Drafter
+from eagle.drafters.eagle3.int8 import with_int8_weights
 from eagle.errors import ContextFullError, InputError
-from eagle.model import tune
-from eagle.model.base import load_base, load_tokenizer
-from eagle.model.checkpoint import load_head
-from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding, DecodingInfo, Text
-from eagle.model.drafter import Drafter
-from eagle.model.folders import local_folder
-from eagle.model.int8 import with_int8_weights
-from eagle.model.method import Method
-from eagle.model.processors import processors_of
-from eagle.model.prompt import Prompt
-from eagle.model.sampling_params import SamplingParams
-from eagle.model.stored_trees import NO_TREES, StoredTrees
-from eagle.model.target import Target
-from eagle.model.target_check import refuse_wrong_scores
-from eagle.model.tree import AUTO_TOTAL_TOKEN, Sampling, TreeShape
+from eagle.folders import local_folder
+from eagle.target.base import load_base, load_tokenizer
+from eagle.target.check import refuse_wrong_scores
+from eagle.target.processors import processors_of
+from eagle.target.target import Target
+from eagle.target.text import Text
+from eagle.tree.shape import AUTO_TOTAL_TOKEN, Sampling, TreeShape
+from eagle.tuning import size as tune
 from eagle.verification import RULES, Rule
 
 EOT = "<|eot_id|>"

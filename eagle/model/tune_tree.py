@@ -29,19 +29,20 @@ from eagle.chat_template import (
     require_chat_template,
     template_arguments,
 )
+from eagle.clock import Clock
 from eagle.data.conversations import read_conversations
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import Method
+from eagle.decoding.stored_trees import TREE_FILE, StoredTrees, store
 from eagle.errors import InputError
-from eagle.loading import add_pair_arguments, load, pair_of
-from eagle.model.acceptance import Candidate, expected_lengths
-from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding, Text
+from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
-from eagle.model.folders import local_folder
-from eagle.model.method import Method
-from eagle.model.sampling import Warper
-from eagle.model.stored_trees import TREE_FILE, StoredTrees, store
-from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.model.loading import add_pair_arguments, load, pair_of
 from eagle.program import run_program
+from eagle.target.text import Text
+from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.tree.warping import Warper
+from eagle.tuning.acceptance import Candidate, expected_lengths
 
 EVERY = 12
 CONTEXTS_A_PROMPT = 4

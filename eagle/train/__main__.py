@@ -21,12 +21,12 @@ from statistics import fmean
 from typing import Any
 
 from eagle import assets
-from eagle.loading import existing_device
-from eagle.model.base import load_base
-from eagle.model.checkpoint import load_head
-from eagle.model.head_writing import OFFICIAL
-from eagle.model.target import Target
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.writing import OFFICIAL
+from eagle.model.loading import existing_device
 from eagle.program import run_program
+from eagle.target.base import load_base
+from eagle.target.target import Target
 from eagle.train import options
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import split

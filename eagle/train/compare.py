@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
-from eagle.model.acceptance import Candidate, expected_lengths
-from eagle.model.drafter import Drafter
-from eagle.model.head import Eagle3Head
-from eagle.model.method import DEFAULT_SAMPLING, Method
-from eagle.model.sampling import Warper
-from eagle.model.target import Target
-from eagle.model.tree import TreeShape
+from eagle.decoding.method import DEFAULT_SAMPLING, Method
+from eagle.drafters.eagle3.drafter import Drafter
+from eagle.drafters.eagle3.head import Eagle3Head
+from eagle.target.target import Target
+from eagle.tree.shape import TreeShape
+from eagle.tree.warping import Warper
+from eagle.tuning.acceptance import Candidate, expected_lengths
 
 EVERY = 8
 METHODS = {"EAGLE-3": Method.named(hsd=False), "HSD": Method.named(hsd=True)}

@@ -2,7 +2,7 @@
 
 Every step is one forward of one token per row. A row whose text has ended takes the next prompt at once, so the batch
 stays full however different the lengths of the answers are. Keys and values lie without gaps, which on a CPU makes the
-products of attention several times as fast (``eagle.model.attention``), so a cache that gets too narrow is copied.
+products of attention several times as fast (``eagle.target.attention``), so a cache that gets too narrow is copied.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from eagle.devices import wide_dtype
 from eagle.errors import InputError
-from eagle.model.devices import wide_dtype
-from eagle.model.kv_cache import TreeCache
-from eagle.model.sampling import Warper, draw_rows, uniforms
-from eagle.model.target import Target
+from eagle.target.kv_cache import TreeCache
+from eagle.target.target import Target
+from eagle.tree.drawing import draw_rows, uniforms
+from eagle.tree.warping import Warper
 
 # The width of the cache is a multiple of this: kernels are generated for each width, and widening copies everything.
 WIDTH_STEP = 64

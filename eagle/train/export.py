@@ -18,13 +18,13 @@ import torch
 from tqdm import tqdm
 
 from eagle import assets
+from eagle.decoding.stored_trees import TREE_FILE
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.head import Eagle3Head
+from eagle.drafters.eagle3.writing import LAYOUTS, OFFICIAL, write_head
 from eagle.errors import InputError
-from eagle.model.base import load_base
-from eagle.model.checkpoint import load_head
-from eagle.model.head import Eagle3Head
-from eagle.model.head_writing import LAYOUTS, OFFICIAL, write_head
-from eagle.model.stored_trees import TREE_FILE
-from eagle.model.target import Target
+from eagle.target.base import load_base
+from eagle.target.target import Target
 from eagle.train import options
 from eagle.train.fit import FIT
 from eagle.train.fit_settings import FitSettings

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from eagle.errors import InputError
-from eagle.model.target import Target, attention_windows
+from eagle.target.target import Target, attention_windows
 from eagle.train.batches import Batch
 
 PACKED = "packed_documents"

@@ -25,16 +25,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eagle import assets
+from eagle.devices import wide_dtype
+from eagle.drafters.eagle3.config import FLAGS
+from eagle.drafters.eagle3.head import Eagle3Head
+from eagle.drafters.eagle3.writing import OFFICIAL, write_head
 from eagle.errors import InputError
-from eagle.loading import existing_device
-from eagle.model.base import load_base
-from eagle.model.devices import wide_dtype
-from eagle.model.folders import WEIGHT_NAMES
-from eagle.model.head import Eagle3Head
-from eagle.model.head_config import FLAGS
-from eagle.model.head_writing import OFFICIAL, write_head
-from eagle.model.identity import BASE, INITIAL, Identity, base_identity, head_identity, unchanged
-from eagle.model.target import Target
+from eagle.folders import WEIGHT_NAMES
+from eagle.identity import BASE, INITIAL, Identity, base_identity, head_identity, unchanged
+from eagle.model.loading import existing_device
+from eagle.target.base import load_base
+from eagle.target.target import Target
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
 from eagle.train.curves import draw_curves

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eagle.errors import InputError
-from eagle.model.identity import INITIAL, Identity
+from eagle.identity import INITIAL, Identity
 from eagle.train.batches import Document
 from eagle.train.initial import TARGET
 from eagle.train.optimizer import MUON, OPTIMIZERS

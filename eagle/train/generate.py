@@ -22,16 +22,16 @@ from eagle import assets
 from eagle.chat_template import OPTION_HELP, chat_text, require_chat_template, template_arguments
 from eagle.data.conversations import Message, read_conversations
 from eagle.errors import InputError
-from eagle.loading import existing_device
-from eagle.model.base import load_base, load_tokenizer
-from eagle.model.identity import BASE, Identity, base_identity, unchanged
-from eagle.model.sampling import Warper
-from eagle.model.target import Target
+from eagle.identity import BASE, Identity, base_identity, unchanged
+from eagle.model.loading import existing_device
+from eagle.target.base import load_base, load_tokenizer
+from eagle.target.target import Target
 from eagle.train.answers import ANSWERS, Answer, writing
 from eagle.train.decode import Batch, Request, Text
 from eagle.train.prompts import Excluded, benchmark_texts, select_prompts
 from eagle.train.settings import ComputingSettings
 from eagle.train.workers import BatchPlan, Workers, default_workers
+from eagle.tree.warping import Warper
 
 # Prompts are sorted by length within so many batches, so that texts decoded together are of similar length; not within
 # more, since a run that has enough tokens leaves out the longest prompts of the last of these windows.

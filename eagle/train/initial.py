@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.config import FLAGS, default_feature_layers
+from eagle.drafters.eagle3.head import ATTENTION, MLP_PARTS, Eagle3Head, HeadConfig
 from eagle.errors import InputError
-from eagle.model.checkpoint import load_head
-from eagle.model.head import ATTENTION, MLP_PARTS, Eagle3Head, HeadConfig
-from eagle.model.head_config import FLAGS, default_feature_layers
-from eagle.model.target import Target
+from eagle.target.target import Target
 from eagle.train.vocab import DraftVocabulary
 
 # Of random weights: what Llama-like models begin with.

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.errors import InputError
-from eagle.model.head import Eagle3Head
 
 ADAMW, MUON = OPTIMIZERS = ("adamw", "muon")
 BETAS = (0.9, 0.95)

@@ -10,8 +10,8 @@ import torch
 
 from eagle import assets
 from eagle.errors import InputError
-from eagle.loading import DTYPES
-from eagle.model.identity import BASE, readable_name, told_apart
+from eagle.identity import BASE, readable_name, told_apart
+from eagle.model.loading import DTYPES
 
 CONFIG = "config.yaml"
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from eagle.model.head import Attention, Eagle3Head, rotate
+from eagle.drafters.eagle3.head import Attention, Eagle3Head, rotate
 from eagle.train.batches import Batch
 
 

@@ -11,8 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from eagle.model.devices import wide_dtype
-from eagle.model.head import Eagle3Head
+from eagle.devices import wide_dtype
+from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.train.batches import Batch
 from eagle.train.features import Reading
 from eagle.train.fit_settings import FitSettings

@@ -18,8 +18,8 @@ from transformers import GenerationConfig
 
 from eagle import assets
 from eagle.errors import InputError
-from eagle.model.base import load_config
-from eagle.model.target import stop_ids
+from eagle.target.base import load_config
+from eagle.target.target import stop_ids
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.settings import StageSettings
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from eagle.errors import InputError
-from eagle.model.base import load_base
-from eagle.model.identity import Identity, base_identity
-from eagle.model.sampling import Warper
-from eagle.model.target import Target
+from eagle.identity import Identity, base_identity
+from eagle.target.base import load_base
+from eagle.target.target import Target
 from eagle.train.decode import Batch, Request, Text
+from eagle.tree.warping import Warper
 
 # Seconds between looks at whether the other side is still there.
 PATIENCE = 2.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eagle.errors import InputError
-from eagle.model.tree import DraftTree
+from eagle.tree.draft_tree import DraftTree
 from eagle.verification.hsd import LeafFirstPlan
 from eagle.verification.siblings import Siblings
 from eagle.verification.verdict import Rule

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eagle.model.tree import DraftTree
+from eagle.tree.draft_tree import DraftTree
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from eagle.errors import InputError
-from eagle.model.tree import ONE_HOT, DraftTree
+from eagle.tree.draft_tree import ONE_HOT, DraftTree
 from eagle.verification.siblings import Siblings
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from eagle.model.tree import DraftTree
+from eagle.tree.draft_tree import DraftTree
 from eagle.verification.blockwise import chain_plan
 from eagle.verification.hsd import LeafFirstPlan
 from eagle.verification.verdict import Rule

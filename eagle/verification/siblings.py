@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eagle.model.devices import sent, wide_dtype
-from eagle.model.tree import ONE_HOT, DraftTree, Laws
+from eagle.devices import sent, wide_dtype
+from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
 
 
 @dataclass(frozen=True)

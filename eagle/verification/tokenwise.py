@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eagle.model.tree import DraftTree
+from eagle.tree.draft_tree import DraftTree
 from eagle.verification.siblings import Siblings
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
 

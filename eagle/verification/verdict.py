@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from eagle.errors import InputError
-from eagle.model.sampling import draw, uniforms
-from eagle.model.tree import DraftTree
+from eagle.tree.draft_tree import DraftTree
+from eagle.tree.drawing import draw, uniforms
 
 Toss = Callable[[float], bool]
 """``toss(probability) -> bool``: true with that probability."""

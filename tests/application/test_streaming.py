@@ -13,13 +13,13 @@ import torch
 from eagle.application.conversation import ChatModel, ChatSettings
 from eagle.application.shading import ANSI_256, DEEPEST, ON_DARK, ON_LIGHT, Colour, ansi
 from eagle.application.streaming import OWN, Statistics, race, stream
+from eagle.clock import Clock
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import DEFAULT_SAMPLING, Method
+from eagle.decoding.sampling_params import SamplingParams
 from eagle.errors import InputError
-from eagle.model.clock import Clock
-from eagle.model.decoding import Decoding
 from eagle.model.ea_model import EaModel
-from eagle.model.method import DEFAULT_SAMPLING, Method
-from eagle.model.sampling_params import SamplingParams
-from eagle.model.tree import TreeShape
+from eagle.tree.shape import TreeShape
 from tests.tiny import load_pair, make_chat_pair
 
 HSD = Method.named(hsd=True)

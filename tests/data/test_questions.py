@@ -12,7 +12,7 @@ import pytest
 
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
-from eagle.evaluation.bench import add_bench_arguments, question_file
+from eagle.evaluation.answering.bench import add_bench_arguments, question_file
 
 needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
 

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from eagle.evaluation import audit
+from eagle.evaluation.audit import __main__ as audit
 from tests.tiny import head_files, make_base, make_chat_pair, write_head
 
 LETTERS = "abcd"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from eagle.decoding.method import Method
 from eagle.errors import InputError
-from eagle.evaluation.continuations import ENDED, ROWS, plain_texts, speculative_texts
+from eagle.evaluation.audit.continuations import ENDED, ROWS, plain_texts, speculative_texts
 from eagle.model.ea_model import EaModel
-from eagle.model.method import Method
-from eagle.model.sampling import Warper
+from eagle.tree.warping import Warper
 from tests.tiny import VOCAB, load_pair, make_pair
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 2, 6]])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eagle.evaluation import accuracy, equal, speed, stats
-from eagle.evaluation.records import RunFiles
-from eagle.evaluation.runs import read_run
-from eagle.model.identity import BASE
+from eagle.evaluation.answering.records import RunFiles
+from eagle.evaluation.reading.runs import read_run
+from eagle.identity import BASE
 from tests.evaluation.runfiles import Turn, answer_line, info_line, record
 
 FIRST = {1: [Turn([(2, 4)], 4.0, "It is 1.")], 2: [Turn([(1, 3)], 3.0, "It is 1.")]}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eagle.evaluation import stats
-from eagle.evaluation.sample import find_sample, pieces
+from eagle.evaluation.reading.sample import find_sample, pieces
 from tests.evaluation.runfiles import Turn, write_run
 
 if TYPE_CHECKING:

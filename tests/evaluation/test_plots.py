@@ -10,8 +10,8 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from eagle.evaluation import stats
-from eagle.evaluation.plots import COLOURS, draw
-from eagle.evaluation.report import read_members
+from eagle.evaluation.reading.plots import COLOURS, draw
+from eagle.evaluation.reading.report import read_members
 from tests.evaluation.runfiles import Turn, write_run
 
 ALL = {"accepted", "depth", "accepted_by_temperature", "time", "speed_by_temperature"}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from eagle.errors import InputError
-from eagle.evaluation.naming import About, labels
-from eagle.evaluation.records import RunFiles
-from eagle.evaluation.runs import find_run, find_runs, only_rounds, read_run, read_runs
+from eagle.evaluation.answering.records import RunFiles
+from eagle.evaluation.reading.naming import About, labels
+from eagle.evaluation.reading.runs import find_run, find_runs, only_rounds, read_run, read_runs
 from tests.evaluation.runfiles import Turn, answer_line, info_line, write_run
 
 # Two turns of question 81 and one of question 82.

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eagle.evaluation.runs import only_rounds, read_run
-from eagle.evaluation.summary import RESAMPLES, Sums, accepted_at_least, compare, in_common, resampled, summarise
+from eagle.evaluation.reading.runs import only_rounds, read_run
+from eagle.evaluation.reading.summary import (
+    RESAMPLES,
+    Sums,
+    accepted_at_least,
+    compare,
+    in_common,
+    resampled,
+    summarise,
+)
 from tests.evaluation.runfiles import Turn, write_run
 
 # Question 1: rounds accept 2 of 3, 0 of 2. Question 2: 3 of 3, and 1 of 1 in a second turn.
@@ -139,7 +147,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_large_runs_are_drawn_in_parts_that_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = np.random.default_rng(0).random((30, 2))
     whole = resampled(columns)
-    monkeypatch.setattr("eagle.evaluation.summary.CHUNK", 1000)
+    monkeypatch.setattr("eagle.evaluation.reading.summary.CHUNK", 1000)
     assert np.allclose(resampled(columns), whole)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from eagle.decoding.stored_trees import store
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, sweep
-from eagle.loading import ModelChoice, load_with_trees
-from eagle.model.stored_trees import store
-from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.model.loading import ModelChoice, load_with_trees
+from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.programs import arguments, lines, without_times
 from tests.processes import run_until_killed
 from tests.tiny import make_chat_pair

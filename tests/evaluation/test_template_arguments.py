@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from eagle.evaluation import audit, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, sweep
+from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, sweep
+from eagle.evaluation.audit import __main__ as audit
 from tests.evaluation.programs import arguments, lines
 from tests.tiny import CHAT_TEMPLATE, load_pair, make_chat_pair
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chi2_contingency, kstest
 
-from eagle.evaluation.two_sample import (
+from eagle.evaluation.audit.two_sample import (
     LEAST_EXPECTED,
     Floats,
     Ints,

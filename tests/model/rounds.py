@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from eagle.model.decoding import Decoding, Text
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import Method
 from eagle.model.ea_model import EaModel
-from eagle.model.method import Method
-from eagle.model.processors import processors_of
-from eagle.model.sampling import Warper
-from eagle.model.tree import Chance, DraftTree, Sampling, TreeShape
+from eagle.target.processors import processors_of
+from eagle.target.text import Text
+from eagle.tree.chance import Chance
+from eagle.tree.draft_tree import DraftTree
+from eagle.tree.shape import Sampling, TreeShape
+from eagle.tree.warping import Warper
 from eagle.verification import Plan, Rule
-from eagle.verification.exact import Choose, Table, distance, every_draw, outcomes, text_law
-from eagle.verification.exact import Path as Path_
+from eagle.verification.enumeration import Choose, Table, distance, every_draw, outcomes, text_law
+from eagle.verification.enumeration import Path as Path_
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 SAMPLING = [(0.7, 0.0, 0), (1.0, 0.0, 0), (1.5, 0.0, 0), (1.0, 0.8, 0), (1.0, 0.0, 3), (0.7, 0.8, 3)]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from eagle.errors import InputError
-from eagle.model.base import load_base, load_config, load_tokenizer
+from eagle.target.base import load_base, load_config, load_tokenizer
 from tests.tiny import HIDDEN, VOCAB, load_pair, make_base, make_chat_pair, make_pair
 
 WEIGHTS = "model.safetensors"
@@ -234,8 +234,8 @@ def test_a_mistyped_folder_is_called_a_folder_and_the_hub_only_where_it_can_be_m
     """In a fresh process with the hub switched off, so the test needs no network."""
     (tmp_path / "models").mkdir()
     code = (
-        "import sys\nfrom eagle.model.base import load_base, load_config, load_tokenizer\n"
-        "from eagle.model.folders import local_folder\n"
+        "import sys\nfrom eagle.target.base import load_base, load_config, load_tokenizer\n"
+        "from eagle.folders import local_folder\n"
         "for path in sys.argv[1:]:\n"
         "    for load in (load_base, load_config, load_tokenizer, lambda path: local_folder(path, 'the draft head')):\n"
         "        try: load(path)\n"

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eagle.model.checkpoint import load_head
-from eagle.model.target import Target
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.target.target import Target
 from tests.tiny import LAYERS, VOCAB, head_files, load_pair, make_base, stock_model, write_head
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])

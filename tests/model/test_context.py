@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig
 
 from eagle.errors import ContextFullError
-from eagle.model.context import context_length
 from eagle.model.ea_model import EaModel
+from eagle.target.context import context_length
 from tests.tiny import VOCAB, head_files, load_pair, make_base, write_head
 
 SHORT, LONG = 40, 128

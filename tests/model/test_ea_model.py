@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from eagle.model.decoding import Decoding, Text
+from eagle.decoding.decoding import Decoding
 from eagle.model.ea_model import EaModel
-from eagle.model.sampling import Warper
-from eagle.model.tree import DraftTree, Sampling, TreeShape
+from eagle.target.text import Text
+from eagle.tree.draft_tree import DraftTree
+from eagle.tree.shape import Sampling, TreeShape
+from eagle.tree.warping import Warper
 from eagle.verification import RULES, Plan, Rule
 from tests.model.rounds import PROMPT, forced
 from tests.tiny import ARCHITECTURES, VOCAB, load_pair, make_pair
@@ -91,7 +93,7 @@ def test_a_long_prompt_is_drafted_from_in_pieces(llama: EaModel, monkeypatch: py
     prompt = torch.randint(VOCAB, (1, 50), generator=torch.Generator().manual_seed(0))
     trees = []
     for chunk in (2048, 7):
-        monkeypatch.setattr("eagle.model.drafter.PREFILL_CHUNK", chunk)
+        monkeypatch.setattr("eagle.drafters.eagle3.drafter.PREFILL_CHUNK", chunk)
         start = Decoding(llama.target, (llama.drafter, llama.shape), Text(prompt, Warper(0.0), 60))
         trees.append(start.tree)
     assert trees[0].tokens.tolist() == trees[1].tokens.tolist()

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from eagle import assets
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.head import PROJECTIONS
+from eagle.drafters.eagle3.writing import LAYOUTS, OFFICIAL, write_head
 from eagle.errors import InputError
-from eagle.model.checkpoint import load_head
-from eagle.model.head import PROJECTIONS
-from eagle.model.head_writing import LAYOUTS, OFFICIAL, write_head
-from eagle.model.target import Target
+from eagle.target.target import Target
 from tests.tiny import HIDDEN, VOCAB, head_files, load_pair, make_base, stock_model
 from tests.tiny import write_head as write_files
 

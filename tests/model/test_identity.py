@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from eagle import identity
 from eagle.errors import InputError
-from eagle.model import identity
-from eagle.model.identity import base_identity, head_identity, readable_name, told_apart, unchanged
+from eagle.identity import base_identity, head_identity, readable_name, told_apart, unchanged
 from tests.tiny import make_chat_pair
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from eagle.model.int8 import MOST_ROWS, Int8Linear, with_int8_weights
+from eagle.drafters.eagle3.int8 import MOST_ROWS, Int8Linear, with_int8_weights
 from tests.tiny import head_files, load_pair, make_base, write_head
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])

@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from eagle.model import tree as tree_module
 from eagle.model.ea_model import EaModel
-from eagle.model.sampling import Warper
-from eagle.model.tree import Sampling
+from eagle.tree import growth as tree_module
+from eagle.tree.shape import Sampling
+from eagle.tree.warping import Warper
 from eagle.verification import RULES
-from eagle.verification.exact import text_law
+from eagle.verification.enumeration import text_law
 from eagle.verification.siblings import Siblings
 from tests.model.rounds import PROMPT, SAMPLING, round_distance, target_table
 from tests.tiny import head_files, load_pair, make_base, write_head

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from eagle.decoding.decoding import Decoding
 from eagle.errors import InputError
-from eagle.model.decoding import Decoding, Text
 from eagle.model.ea_model import EaModel
-from eagle.model.positions import Switch, switch_of
-from eagle.model.sampling import Warper
+from eagle.target.positions import Switch, switch_of
+from eagle.target.text import Text
+from eagle.tree.warping import Warper
 from tests.tiny import HEADS, head_files, load_pair, make_base, stock_model, write_head
 
 SWITCH = 4096

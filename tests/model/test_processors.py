@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from eagle.decoding.method import Method
 from eagle.errors import InputError
-from eagle.evaluation.continuations import plain_texts, speculative_texts
-from eagle.loading import ModelChoice, load
+from eagle.evaluation.audit.continuations import plain_texts, speculative_texts
 from eagle.model.ea_model import EaModel
-from eagle.model.method import Method
-from eagle.model.processors import processors_of
-from eagle.model.sampling import Warper
+from eagle.model.loading import ModelChoice, load
+from eagle.target.processors import processors_of
+from eagle.tree.warping import Warper
 from eagle.verification import RULES
 from tests.model.rounds import PROMPT, round_distance
 from tests.tiny import load_pair, make_pair
@@ -90,7 +90,7 @@ def test_that_test_sees_a_processor_that_reads_another_nodes_path(
     llama: EaModel, configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured(no_repeat_ngram_size=2)
-    monkeypatch.setattr("eagle.model.processors._ancestors", lambda tree, nodes, depth: nodes.new_ones(len(nodes)))
+    monkeypatch.setattr("eagle.target.processors._ancestors", lambda tree, nodes, depth: nodes.new_ones(len(nodes)))
     distances = [round_distance(llama, "deterministic", RULES["tokenwise"], (1.0, 0.0, 0), first) for first in (2, 5)]
     assert max(distances) > 1e-4
 

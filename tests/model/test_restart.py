@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eagle.model.decoding import Decoding, Text
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import Method
 from eagle.model.ea_model import EaModel
-from eagle.model.method import Method
-from eagle.model.sampling import Warper
+from eagle.target.text import Text
+from eagle.tree.warping import Warper
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 METHODS = [None, Method("deterministic", "tokenwise"), Method("hybrid", "hsd"), Method("chain", "blockwise")]

@@ -7,7 +7,8 @@ import torch
 from transformers import GenerationConfig
 
 from eagle.model.ea_model import EaModel
-from eagle.model.sampling import Warper, draw, uniforms
+from eagle.tree.drawing import draw, uniforms
+from eagle.tree.warping import Warper
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from eagle.model.attention import GROUPED_SDPA
-from eagle.model.target import Target
-from eagle.model.tree import DraftTree
+from eagle.target.attention import GROUPED_SDPA
+from eagle.target.target import Target
+from eagle.tree.draft_tree import DraftTree
 from tests.tiny import ARCHITECTURES, COMMON, HEADS, make_base, stock_model
 
 PARENTS = [0, 0, 0, 1, 1, 2, 3, 5]
@@ -72,7 +72,7 @@ def test_a_long_prompt_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
         prompt = torch.randint(8, (1, 23), generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             whole = target.prefill(prompt, target.new_cache(64))
-            monkeypatch.setattr("eagle.model.target.PREFILL_CHUNK", 7)
+            monkeypatch.setattr("eagle.target.target.PREFILL_CHUNK", 7)
             cache = target.new_cache(64)
             pieces = target.prefill(prompt, cache)
             monkeypatch.undo()

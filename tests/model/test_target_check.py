@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from eagle.errors import InputError
-from eagle.model.target import Target
-from eagle.model.target_check import refuse_wrong_scores
+from eagle.target.check import refuse_wrong_scores
+from eagle.target.target import Target
 from tests.tiny import ARCHITECTURES, head_files, load_pair, make_base, write_head
 
 # Half of the layers see a window that only the modeling code knows of.

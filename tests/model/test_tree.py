@@ -7,7 +7,10 @@ import heapq
 import pytest
 import torch
 
-from eagle.model.tree import CHAIN, HYBRID, ONE_HOT, Chance, DraftTree, Sampling, TreeShape, grow
+from eagle.tree.chance import Chance
+from eagle.tree.draft_tree import ONE_HOT, DraftTree
+from eagle.tree.growth import grow
+from eagle.tree.shape import CHAIN, HYBRID, Sampling, TreeShape
 
 VOCAB = 7
 SAME = torch.arange(VOCAB)

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from benchmarks import acceptance as benchmark
+from eagle.decoding.method import Method
+from eagle.decoding.stored_trees import DEFAULT_TREE, StoredTrees, store
 from eagle.errors import InputError
-from eagle.loading import ModelChoice
 from eagle.model import tune_tree
-from eagle.model.acceptance import Candidate, expected_lengths, union
-from eagle.model.drafter import chance
 from eagle.model.ea_model import EaModel
-from eagle.model.method import Method
-from eagle.model.sampling import Warper
-from eagle.model.stored_trees import DEFAULT_TREE, StoredTrees, store
-from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.model.loading import ModelChoice
+from eagle.tree.chance import chance
+from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.tree.warping import Warper
+from eagle.tuning.acceptance import Candidate, expected_lengths, union
 from eagle.verification import RULES
 from tests.tiny import make_chat_pair
 

@@ -9,9 +9,9 @@ import torch
 from scipy.stats import chisquare
 
 from eagle.errors import InputError
-from eagle.model.sampling import Warper
-from eagle.model.target import Target
+from eagle.target.target import Target
 from eagle.train.decode import Batch, Request, Text
+from eagle.tree.warping import Warper
 from tests.tiny import ARCHITECTURES, VOCAB, make_base, stock_model
 
 STOP = frozenset({3})

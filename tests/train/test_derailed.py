@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.writing import OFFICIAL
 from eagle.errors import InputError
-from eagle.model.checkpoint import load_head
-from eagle.model.head_writing import OFFICIAL
-from eagle.model.target import Target
+from eagle.target.target import Target
 from eagle.train.answers import ANSWERS, Answer, read_answers
 from eagle.train.batches import plan, split
 from eagle.train.export import ExportSettings, export, folder_of

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.config import FLAGS
+from eagle.drafters.eagle3.head import Eagle3Head
+from eagle.drafters.eagle3.writing import LAYOUTS, SPECULATORS, write_head
 from eagle.errors import InputError
-from eagle.model.checkpoint import load_head
-from eagle.model.head import Eagle3Head
-from eagle.model.head_config import FLAGS
-from eagle.model.head_writing import LAYOUTS, SPECULATORS, write_head
-from eagle.model.target import Target
+from eagle.target.target import Target
 from eagle.train.batches import batch_of
 from eagle.train.export import ExportSettings, export, folder_of
 from eagle.train.fit import fit

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from eagle.model.target import Target
+from eagle.target.target import Target
 from eagle.train.batches import Document, batch_of
 from eagle.train.features import NOT_IN_DRAFT, Reader
 from tests.tiny import ARCHITECTURES, COMMON, HEADS, VOCAB, make_base, stock_model

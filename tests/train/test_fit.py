@@ -11,10 +11,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from eagle.drafters.eagle3.checkpoint import load_head
 from eagle.errors import InputError
-from eagle.model.checkpoint import load_head
-from eagle.model.identity import base_identity
-from eagle.model.target import Target
+from eagle.identity import base_identity
+from eagle.target.target import Target
 from eagle.train.__main__ import main
 from eagle.train.answers import ANSWERS, read_answers
 from eagle.train.batches import plan, split

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from eagle import assets
 from eagle.errors import InputError
-from eagle.model.identity import base_identity
+from eagle.identity import base_identity
 from eagle.train.answers import Answer, read_answers
 from eagle.train.generate import GenerateSettings, generate
 from tests.processes import run_until_killed, written

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.head import HeadConfig
 from eagle.errors import InputError
-from eagle.model.checkpoint import load_head
-from eagle.model.head import HeadConfig
-from eagle.model.target import Target
+from eagle.target.target import Target
 from eagle.train.batches import batch_of
 from eagle.train.initial import new_head, shape_for
 from eagle.train.steps import unroll

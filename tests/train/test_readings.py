@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from eagle.errors import InputError
-from eagle.model.target import Target
+from eagle.target.target import Target
 from eagle.train.batches import Document, batch_of
 from eagle.train.features import Reader, Reading
 from eagle.train.readings import KeptReadings

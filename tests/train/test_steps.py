@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from eagle.model.checkpoint import load_head
-from eagle.model.head import Eagle3Head
-from eagle.model.target import Target
+from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.head import Eagle3Head
+from eagle.target.target import Target
 from eagle.train.batches import Document, batch_of
 from eagle.train.steps import unroll
 from tests.tiny import HIDDEN, VOCAB, head_files, make_base, stock_model, write_head

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eagle.model.tree import ONE_HOT, DraftTree
+from eagle.tree.draft_tree import ONE_HOT, DraftTree
 
 
 def law_of(tree: DraftTree, node: int, vocabulary: int) -> Tensor:

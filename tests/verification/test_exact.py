@@ -11,10 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eagle.model import tree as tree_module
-from eagle.model.tree import ONE_HOT, DraftTree, Sampling, TreeShape
-from eagle.verification import RULES, exact
-from eagle.verification.exact import Case, Sketch, chain, grown, random_table, sketched, toy, upper_bound
+from eagle.tree import growth as tree_module
+from eagle.tree.draft_tree import ONE_HOT, DraftTree
+from eagle.tree.shape import Sampling, TreeShape
+from eagle.verification import RULES, enumeration
+from eagle.verification import exact as program
+from eagle.verification.cases import Sketch, chain, grown, random_table, sketched, toy
+from eagle.verification.enumeration import Case, upper_bound
 
 ON_TREES = [RULES["tokenwise"], RULES["hsd"]]
 ON_CHAINS = [RULES[name] for name in ("tokenwise", "blockwise", "naive_hsd", "hsd")]
@@ -44,7 +47,7 @@ def test_lossless_on_random_trees(seed: int, vocabulary: int, sparse: bool, hole
     draft = random_table(vocabulary, seed + 1, zeros=0.35 * holes, like=target)
     support = sorted(source.sample(range(vocabulary), vocabulary - source.randint(0, 1)))
     case = sketched("random", sketches, target, draft, 4, support)
-    for result in exact.exact(case, ON_TREES).values():
+    for result in enumeration.exact(case, ON_TREES).values():
         assert result.distance < 1e-9
 
 
@@ -53,7 +56,7 @@ def test_lossless_on_random_trees(seed: int, vocabulary: int, sparse: bool, hole
 def test_lossless_on_random_chains(seed: int, length: int, zeros: float) -> None:
     target = random_table(3, seed, zeros=zeros)
     draft = random_table(3, seed + 1, zeros=zeros, like=target)
-    results = exact.exact(sketched("chain", chain("draw", length), target, draft, length + 1), ON_CHAINS)
+    results = enumeration.exact(sketched("chain", chain("draw", length), target, draft, length + 1), ON_CHAINS)
     assert all(result.distance < 1e-9 for result in results.values())
     assert results["hsd"].expected_length == pytest.approx(results["blockwise"].expected_length, abs=1e-12)
     assert results["tokenwise"].expected_length <= results["hsd"].expected_length + 1e-12
@@ -78,7 +81,7 @@ def growth_case(seed: int, samples: int) -> Case:
 def growth_is_lossless(samples: int, seeds: range) -> None:
     gained = 0.0
     for seed in seeds:
-        results = exact.exact(growth_case(1000 * samples + seed, samples), ON_TREES)
+        results = enumeration.exact(growth_case(1000 * samples + seed, samples), ON_TREES)
         assert max(result.distance for result in results.values()) < 1e-9
         gained += results["hsd"].expected_length - results["tokenwise"].expected_length
     assert gained > 0
@@ -98,7 +101,7 @@ def test_lossless_through_growth_and_pruning_in_many_cases(samples: int) -> None
 def worst_of(samples: int, count: int) -> dict[str, float]:
     worst = {"tokenwise": 0.0, "hsd": 0.0}
     for seed in range(count):
-        for name, result in exact.exact(growth_case(seed, samples), ON_TREES).items():
+        for name, result in enumeration.exact(growth_case(seed, samples), ON_TREES).items():
             worst[name] = max(worst[name], result.distance)
     return worst
 
@@ -160,7 +163,7 @@ def pruned_case(seed: int) -> Case:
 
 
 def worst_pruned(seeds: range) -> dict[str, float]:
-    results = [exact.exact(pruned_case(seed), ON_TREES) for seed in seeds]
+    results = [enumeration.exact(pruned_case(seed), ON_TREES) for seed in seeds]
     return {rule.name: max(result[rule.name].distance for result in results) for rule in ON_TREES}
 
 
@@ -192,7 +195,7 @@ def test_an_order_that_depends_on_what_came_later_is_caught(monkeypatch: pytest.
         return torch.tensor(laws.get(path, [0.25] * 4), dtype=torch.float64)
 
     case = grown("late", TreeShape(5, 1, 2, Sampling(0.145, 0.4, 1)), random_table(4, seed=2, like=draft), draft)
-    assert all(result.distance < 1e-9 for result in exact.exact(case, ON_TREES).values())
+    assert all(result.distance < 1e-9 for result in enumeration.exact(case, ON_TREES).values())
 
     def quiet_picks_last(tree):
         drawn, below = tree.laws.row_of != ONE_HOT, tree.ancestors().T
@@ -202,7 +205,7 @@ def test_an_order_that_depends_on_what_came_later_is_caught(monkeypatch: pytest.
         return [sorted(family, key=lambda child: not bool((below[child] & drawn).any())) for family in children]
 
     monkeypatch.setattr(DraftTree, "children", quiet_picks_last)
-    assert all(result.distance > 0.05 for result in exact.exact(case, ON_TREES).values())
+    assert all(result.distance > 0.05 for result in enumeration.exact(case, ON_TREES).values())
 
 
 def test_a_sample_stands_before_a_likelier_pick_and_that_is_optimal() -> None:
@@ -214,14 +217,14 @@ def test_a_sample_stands_before_a_likelier_pick_and_that_is_optimal() -> None:
         elsewhere[q.argmax()] = 0.0
         optimum = p[q.argmax()] + torch.minimum(p, elsewhere / elsewhere.sum()).sum()
         case = grown("one level", TreeShape(3, 0, 1, Sampling(0.01, 0.1, 1)), target, draft)
-        for result in exact.exact(case, ON_TREES).values():
+        for result in enumeration.exact(case, ON_TREES).values():
             assert result.distance < 1e-12
             assert result.expected_length == pytest.approx(float(optimum), abs=1e-12)
 
 
 def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Testing the sample first without giving it the largest key; token-wise verification does not notice."""
-    assert all(result.distance < 1e-9 for result in exact.exact(crowding_case(), ON_TREES).values())
+    assert all(result.distance < 1e-9 for result in enumeration.exact(crowding_case(), ON_TREES).values())
     select = tree_module._select
 
     def sample_first(*args):
@@ -239,7 +242,7 @@ def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(m
         )
 
     monkeypatch.setattr(tree_module, "_select", sample_first)
-    results = exact.exact(crowding_case(), ON_TREES)
+    results = enumeration.exact(crowding_case(), ON_TREES)
     assert results["hsd"].distance > 0.003
     assert results["tokenwise"].distance < 1e-9
 
@@ -247,8 +250,8 @@ def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(m
 def test_the_toy_of_the_block_verification_paper() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        two = exact.exact(toy(2), list(RULES.values())[1:])
-        ten = exact.exact(toy(10), [RULES["hsd_published"]])["hsd_published"]
+        two = enumeration.exact(toy(2), list(RULES.values())[1:])
+        ten = enumeration.exact(toy(10), [RULES["hsd_published"]])["hsd_published"]
     lengths = {name: result.expected_length for name, result in two.items()}
     assert lengths == pytest.approx(
         {"tokenwise": 10 / 9, "blockwise": 11 / 9, "hsd": 11 / 9, "naive_hsd": 12 / 9, "hsd_published": 12 / 9}
@@ -261,18 +264,18 @@ def test_the_published_rule_is_biased_on_trees_too() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         distances = [
-            exact.exact(case, [RULES["hsd_published"]])["hsd_published"].distance
-            for case in exact.cases()
+            enumeration.exact(case, [RULES["hsd_published"]])["hsd_published"].distance
+            for case in program.cases()
             if case.name.startswith("deterministic, deep")
         ]
     assert max(distances) > 0.05
 
 
 def test_no_rule_accepts_more_of_a_deterministic_tree_than_the_bound() -> None:
-    for case in exact.cases():
+    for case in program.cases():
         bound = upper_bound(case)
         if bound is not None:
-            for result in exact.exact(case, ON_TREES).values():
+            for result in enumeration.exact(case, ON_TREES).values():
                 assert result.expected_length == pytest.approx(bound, abs=1e-12)
 
 
@@ -287,7 +290,7 @@ def test_one_step_with_the_sample_first_is_optimal() -> None:
         optimum = float(p[picked]) + float(torch.minimum(p, elsewhere / elsewhere.sum())[elsewhere > 0].sum())
 
         def make(choose, draft=draft, picked=picked, elsewhere=elsewhere):
-            from eagle.model.tree import DraftTree, Laws
+            from eagle.tree.draft_tree import DraftTree, Laws
 
             column = int(choose(elsewhere[None])[0])
             return DraftTree(
@@ -303,7 +306,7 @@ def test_one_step_with_the_sample_first_is_optimal() -> None:
                 ),
             )
 
-        results = exact.exact(Case("one step", target, draft, make, 2), ON_TREES)
+        results = enumeration.exact(Case("one step", target, draft, make, 2), ON_TREES)
         for result in results.values():
             assert result.distance < 1e-12
             assert result.expected_length == pytest.approx(optimum, abs=1e-12)
@@ -311,22 +314,22 @@ def test_one_step_with_the_sample_first_is_optimal() -> None:
 
 @pytest.mark.slow
 def test_every_lossless_rule_is_exact_in_every_case_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exact.main() == 0
+    assert program.main() == 0
     printed = capsys.readouterr().out
-    assert all(case.name in printed for case in exact.cases())
+    assert all(case.name in printed for case in program.cases())
     assert "1.2222" in printed
 
 
 def test_a_rule_that_is_not_lossless_is_not_admitted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = [case for case in exact.cases() if case.name in ("toy, chain of 2", "hybrid", "deterministic")]
-    monkeypatch.setattr(exact, "cases", lambda: few)
-    assert exact.main() == 0
+    few = [case for case in program.cases() if case.name in ("toy, chain of 2", "hybrid", "deterministic")]
+    monkeypatch.setattr(program, "cases", lambda: few)
+    assert program.main() == 0
     # One that is for chains only is not shown by trees.
-    monkeypatch.setattr(exact, "cases", lambda: few[1:])
-    assert exact.main() == 1
+    monkeypatch.setattr(program, "cases", lambda: few[1:])
+    assert program.main() == 1
     assert "A RULE THAT CLAIMS" in capsys.readouterr().out
-    monkeypatch.setattr(exact, "cases", lambda: few)
+    monkeypatch.setattr(program, "cases", lambda: few)
     monkeypatch.setitem(RULES, "tokenwise", replace(RULES["hsd_published"], name="tokenwise", lossless=True))
-    assert exact.main() == 1
+    assert program.main() == 1

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eagle.model.sampling import draw, draw_rows
-from eagle.model.tree import DraftTree, root_only
+from eagle.tree.draft_tree import DraftTree, root_only
+from eagle.tree.drawing import draw, draw_rows
 from eagle.verification import RULES
-from eagle.verification.exact import outcomes
+from eagle.verification.enumeration import outcomes
 from eagle.verification.verdict import endings
 from tests.verification import oracle
 from tests.verification.trees import chain_tree, picked_tree, random_law, random_probs, random_tree

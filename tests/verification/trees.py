@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eagle.model.tree import ONE_HOT, DraftTree, Laws
+from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
 
 
 def random_law(generator: torch.Generator, size: int, zeros: float = 0.3) -> Tensor:

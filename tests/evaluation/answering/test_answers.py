@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from eagle.decoding.stored_trees import store
 from eagle.evaluation import equal, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats
-from eagle.evaluation.answer import turn_seed
-from eagle.model.stored_trees import store
-from eagle.model.tree import DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.evaluation.answering.answer import turn_seed
+from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from tests.evaluation.answering.program import arguments
 from tests.evaluation.programs import lines, without_times
 from tests.processes import run_until_killed, written

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from eagle.evaluation import cli, gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats, sweep
-from eagle.evaluation.cells import cell_of
+from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, stats, sweep
+from eagle.evaluation.answering import cli
+from eagle.evaluation.answering.cells import cell_of
 from tests.evaluation.answering.program import arguments, failing
 from tests.evaluation.programs import lines
 from tests.tiny import CHAT_TEMPLATE, head_files, make_chat_pair, write_head
@@ -117,7 +118,7 @@ def test_a_damaged_line_in_the_middle_is_named(
 def test_two_runs_cannot_write_the_same_files(
     pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from eagle.evaluation.records import RunFiles
+    from eagle.evaluation.answering.records import RunFiles
 
     with RunFiles.beside(Path("a.jsonl")).locked():
         assert "another run" in failing(capsys, arguments(pair, questions, "--answer-file", "a.jsonl"))

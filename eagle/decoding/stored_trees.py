@@ -1,0 +1,89 @@
+"""The trees found for a head, by device, kind and temperature: ``tree.json`` beside its configuration.
+
+``{"cpu": {"hybrid": [{"temperature": 1.0, "total_token": 8, "depth": 1, "top_k": 2, "sampling": {...}}, ...]}}``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eagle.errors import InputError
+from eagle.tree.shape import Sampling, TreeShape
+
+TREE_FILE = "tree.json"
+DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
+
+
+@dataclass(frozen=True)
+class StoredTrees:
+    """The trees found for a head on a kind of device.
+
+    Attributes:
+        found: by kind of tree, then by the temperature at which they were the fastest.
+    """
+
+    found: Mapping[str, Mapping[float, TreeShape]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, head: Path, device: str) -> StoredTrees:
+        """Those in a head's folder for a kind of device (``cpu``, ``cuda``, ``mps``), if any.
+
+        Raises:
+            InputError: the folder's ``tree.json`` cannot be understood.
+        """
+        file = head / TREE_FILE
+        try:
+            kinds = _stored(file).get(device, {})
+            return cls({kind: {float(row["temperature"]): _shape(row) for row in rows} for kind, rows in kinds.items()})
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            why = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise InputError(f"cannot understand {file}: {why}; without it a default tree is used") from error
+
+    def at(self, temperature: float, kind: str, default: TreeShape = DEFAULT_TREE) -> TreeShape:
+        """The tree of a kind found at the temperature nearest to this one; ``default`` if there is none."""
+        found = self.found.get(kind)
+        if not found:
+            return default
+        return found[min(found, key=lambda searched: (abs(searched - temperature), searched))]
+
+
+NO_TREES = StoredTrees()
+
+
+def store(head: Path, device: str, found: Mapping[str, Mapping[float, TreeShape]]) -> Path:
+    """Put trees into a head's folder, beside those of other devices, kinds and temperatures; returns the file.
+
+    Raises:
+        InputError: the file that is there cannot be understood, or the folder not be written to.
+    """
+    before = StoredTrees.read(head, device).found
+    file = head / TREE_FILE
+    stored = _stored(file)
+    stored[device] = {
+        kind: [
+            {"temperature": temperature, **asdict(shape)}
+            for temperature, shape in sorted({**before.get(kind, {}), **found.get(kind, {})}.items())
+        ]
+        for kind in sorted({*before, *found})
+    }
+    temporary = file.with_name(f".{file.name}")
+    try:
+        temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error}") from error
+    return file
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
+
+
+def _shape(row: Mapping[str, Any]) -> TreeShape:
+    numbers = {name: value for name, value in row.items() if name not in ("temperature", "sampling")}
+    sampling = row.get("sampling")
+    return TreeShape(**numbers, sampling=Sampling(**sampling) if sampling else None)

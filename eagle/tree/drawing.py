@@ -1,0 +1,70 @@
+"""Drawing tokens by inversion, from uniform numbers that a seed gives on every device alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eagle.devices import wide_dtype
+
+# Columns that are summed at once in drawing.
+BLOCK = 64
+
+
+def uniforms(count: int, generator: torch.Generator | None) -> Tensor:
+    """``count`` draws from [0, 1) in double precision, so that a seed means the same on every device.
+
+    Args:
+        count: how many.
+        generator: source of randomness; None is torch's global CPU generator.
+
+    Returns:
+        (count,) on the generator's device.
+    """
+    device = generator.device if generator is not None else torch.device("cpu")
+    return torch.rand(count, generator=generator, dtype=wide_dtype(device), device=device)
+
+
+def draw(weights: Tensor, uniform: float) -> Tensor:
+    """Draw an index with probability proportional to its weight.
+
+    Args:
+        weights: (V,) non-negative, not necessarily normalised, of positive sum.
+        uniform: a draw from [0, 1).
+
+    Returns:
+        () int64 on the device of ``weights``; never an index of weight zero.
+    """
+    wide = wide_dtype(weights.device)
+    return draw_rows(weights.to(wide)[None], torch.full((1,), uniform, dtype=wide, device=weights.device))[0]
+
+
+def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
+    """Draw a column in each row with probability proportional to its weight, by inversion.
+
+    First a block of columns is found, then a column in it. In a running sum as long as a row the roundings of float32
+    add up to 1e-4 in total variation, and it takes longer; sums of blocks lose nothing like that, and running sums of
+    and in blocks are short enough to be in double precision (where the device has it).
+
+    Args:
+        weights: (k, D) non-negative, not necessarily normalised.
+        points: (k,) draws from [0, 1) in double precision, see ``uniforms``.
+
+    Returns:
+        (k,) int64; a column of weight zero only in rows that have no other.
+    """
+    width, wide = weights.shape[-1], wide_dtype(weights.device)
+    filled = functional.pad(weights, (0, -width % BLOCK)) if width % BLOCK else weights
+    blocks = filled.unflatten(-1, (-1, BLOCK))
+    # A point that rounds to a total lies behind the last token.
+    below = 1.0 - 4 * torch.finfo(wide).eps
+    ends = blocks.sum(-1).to(wide).cumsum(-1)
+    point = points[:, None] * below * ends[:, -1:]
+    block = torch.searchsorted(ends, point, right=True).clamp_(max=ends.shape[-1] - 1)
+    inside = blocks[torch.arange(len(weights), device=weights.device), block[:, 0]].to(wide).cumsum(-1)
+    total = inside[:, -1:]
+    # The sums of a block and up to it are rounded each in its own way.
+    point = (point - ends.gather(1, block) + total).clamp_(min=0.0).minimum(total * below)
+    column = torch.searchsorted(inside, point, right=True)
+    return (block * BLOCK + column)[:, 0].clamp_(max=width - 1)

@@ -1,0 +1,189 @@
+"""The draft tree, and growing it: EAGLE-3's dynamic tree, with or without sampled children.
+
+Source: EAGLE-2 (Li et al. 2024, section 4: expansion and re-ranking by the draft's own confidence), which EAGLE-3
+(Li et al. 2025) keeps. Sampled children beside the most likely ones are this package's, see docs/hsd.md. Nothing here
+knows a model: growth sees logits, asks for more, and draws with what it is given.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eagle.devices import sent
+from eagle.errors import InputError
+from eagle.tree.chance import Chance
+from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
+from eagle.tree.shape import TreeShape
+
+Expand = Callable[[Tensor, Tensor], Tensor]
+"""``expand(tokens, parents) -> logits``: run the head on one level.
+
+tokens: (k,) draft ids of the frontier; parents: (k,) index of each one's parent in the frontier before it (all 0 for
+the first level, whose parent is the root). Returns (k, draft vocabulary) logits of what follows each of them.
+"""
+
+
+def grow(
+    root: int,
+    root_logits: Tensor,
+    expand: Expand,
+    support: Tensor,
+    shape: TreeShape,
+    levels: int,
+    chance: Chance | None = None,
+) -> DraftTree:
+    """Grow a tree below ``root``.
+
+    Level by level the ``top_k`` candidates of largest key are expanded; of all candidates the ``total_token - 1`` of
+    largest key stay. Ties go to the smaller depth, then to the elder.
+
+    Joint verification is lossless only if nodes are decided on one by one, each before its token is drawn, and siblings
+    are verified in the order in which something was first drawn in their subtrees (docs/hsd.md). Hence a key is fixed
+    before its node's token is drawn and is at most the parent's.
+
+    One transfer to the host, at the end.
+
+    Args:
+        root: last committed token, a target id.
+        root_logits: (draft vocabulary,) logits of what follows the root.
+        expand: runs the head on a frontier, see ``Expand``.
+        support: (draft vocabulary,) int64, the target id of each draft id.
+        shape: bounds of the tree, for the temperature at hand (``TreeShape.at``).
+        levels: levels to grow, at least 1 (see ``TreeShape.levels``).
+        chance: what samples are drawn from, and how; needed where ``shape`` has samples.
+    """
+    wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
+    families = [_family(root_logits[None], root_logits.new_zeros(1, dtype=wide), shape, chance)]
+    frontiers = [torch.zeros(1, dtype=torch.int64, device=root_logits.device)]
+    for _ in range(levels - 1):
+        last = families[-1]
+        frontier = best(last.keys.reshape(-1), shape.top_k)
+        logits = expand(last.tokens.reshape(-1)[frontier], frontier // last.tokens.shape[1])
+        families.append(_family(logits, last.keys.reshape(-1)[frontier], shape, chance))
+        frontiers.append(frontier)
+    return _select(root, families, frontiers, support, shape.total_token)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """The children of k expanded nodes, w each: deterministic ones, best first, and behind them the samples in order.
+
+    tokens: (k, w) draft ids; keys: (k, w), -inf for a child that does not exist; pool: (k, D) weights of the tokens
+    that the first sample was drawn from; samples: how many of the w are samples.
+    """
+
+    tokens: Tensor
+    keys: Tensor
+    pool: Tensor | None = None
+    samples: int = 0
+
+
+def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chance | None) -> _Family:
+    """Pick and draw the children of a frontier: (k, D) logits of what follows it, (k,) its keys."""
+    q = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    top, tokens = q.topk(min(shape.top_k, logits.shape[-1]), dim=-1)
+    keys = parent_keys[:, None] + top.log_()
+    sampling = shape.sampling
+    if sampling is None:
+        return _Family(tokens, keys)
+    # Keys are never above 0, so no threshold of 1 or less is asked of a child that does not exist.
+    lowest = math.inf if sampling.threshold is None else math.log(max(sampling.threshold, sys.float_info.min))
+    unpicked = keys < lowest
+    keys = keys.masked_fill(unpicked, -torch.inf)
+    if not sampling.samples:
+        return _Family(tokens, keys)
+    if chance is None:
+        raise ValueError("a shape with samples needs something to draw them with")
+    pool = q if chance.law is None else chance.law(logits)
+    pool.scatter_(1, tokens, pool.gather(1, tokens).mul_(unpicked))
+    mass = pool.sum(-1, keepdim=True)
+    first = parent_keys[:, None] + (sampling.rho * mass.clamp(max=1.0)).log_().to(parent_keys.dtype)
+    weights, drawn, sample_keys = pool, [tokens], [keys]
+    for j in range(sampling.samples):
+        column = chance.choose(weights)[:, None]
+        drawn.append(column)
+        # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
+        key = (first - j * math.log(2)).masked_fill_(weights.gather(1, column) <= 0, -torch.inf) if j else first
+        sample_keys.append(key)
+        if j + 1 < sampling.samples:
+            weights = weights.scatter(1, column, 0.0)
+    return _Family(torch.cat(drawn, dim=1), torch.cat(sample_keys, dim=1), pool, sampling.samples)
+
+
+def best(keys: Tensor, count: int) -> Tensor:
+    """Ids of the ``count`` largest keys, best first, ties to the smaller id (``topk`` promises no order for ties)."""
+    return torch.argsort(keys, descending=True, stable=True)[:count]
+
+
+def _select(
+    root: int, families: list[_Family], frontiers: list[Tensor], support: Tensor, total_token: int
+) -> DraftTree:
+    """Keep the best candidates of all levels, best first: no key is above the parent's, and ties go to the elder, so
+    parents come before their children, and what stays is decided by nodes before it."""
+    keys = torch.cat([family.keys.reshape(-1) for family in families])
+    tokens = torch.cat([family.tokens.reshape(-1) for family in families])
+    # Candidate i is numbered i + 1, the root is 0.
+    parents, first = [torch.zeros_like(families[0].tokens[0])], 1
+    for family, child, frontier in zip(families[:-1], families[1:], frontiers[1:], strict=True):
+        parents.append((first + frontier)[:, None].expand_as(child.tokens).reshape(-1))
+        first += family.tokens.numel()
+    kept = best(keys, total_token - 1)
+    kept_keys, columns = keys[kept], tokens[kept]
+    state = torch.where(kept_keys.isnan(), -1, (kept_keys > -torch.inf).long())
+    facts = torch.stack([state, kept, torch.cat(parents)[kept], columns, support[columns]]).tolist()
+    if -1 in facts[0]:
+        raise InputError("the draft head's logits contain NaN; check its weights, or load the pair in a wider dtype")
+    # Where fewer candidates exist than may stay, those that do not exist come last.
+    existing = sum(facts[0])
+    candidates, parent_ids, column_ids, targets = (values[:existing] for values in facts[1:])
+    node_of = {0: 0} | {candidate + 1: node for node, candidate in enumerate(candidates, start=1)}
+    starts = list(itertools.accumulate((family.tokens.numel() for family in families), initial=0))
+    depths = [bisect.bisect_right(starts, candidate) for candidate in candidates]
+    drawn: list[_Drawn] = []
+    row_of = [ONE_HOT]
+    for candidate, depth in zip(candidates, depths, strict=True):
+        family = families[depth - 1]
+        parent, place = divmod(candidate - starts[depth - 1], family.tokens.shape[1])
+        nth = place - (family.tokens.shape[1] - family.samples)
+        row_of.append(ONE_HOT if nth < 0 else len(drawn))
+        if nth >= 0:
+            drawn.append(_Drawn(family, parent, nth))
+    return DraftTree(
+        tokens=torch.tensor([root, *targets]),
+        parents=torch.tensor([0, *(node_of[parent] for parent in parent_ids)]),
+        depths=torch.tensor([0, *depths]),
+        keys=torch.cat([keys.new_zeros(1), kept_keys[:existing]]),
+        laws=Laws(_law_rows(drawn), torch.tensor(row_of), torch.tensor([ONE_HOT, *column_ids]), support)
+        if drawn
+        else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A sampled node: the family it is in, the row of its parent there, and which of the samples it is."""
+
+    family: _Family
+    parent: int
+    nth: int
+
+
+def _law_rows(drawn: list[_Drawn]) -> Tensor:
+    """(R, D) laws of samples."""
+    pools = [node.family.pool for node in drawn if node.family.pool is not None]
+    laws = torch.stack([pool[node.parent] for pool, node in zip(pools, drawn, strict=True)])
+    for j in range(max(node.nth for node in drawn)):
+        # What was drawn before a sample could not be drawn again.
+        later = [(row, node.family, node.parent) for row, node in enumerate(drawn) if node.nth > j]
+        rows = sent(torch.tensor([row for row, _, _ in later]), laws.device)
+        gone = torch.stack([family.tokens[parent, j - family.samples] for _, family, parent in later])
+        laws[rows, gone] = 0.0
+    return laws.div_(laws.sum(-1, keepdim=True))

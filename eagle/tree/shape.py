@@ -1,0 +1,104 @@
+"""How large a draft tree may grow, and of what children: the kinds of trees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from eagle.checks import number, whole_number
+from eagle.errors import InputError
+
+AUTO_TOTAL_TOKEN = -1
+
+MOST_SAMPLES = 3
+
+DETERMINISTIC, HYBRID, CHAIN = TREES = ("deterministic", "hybrid", "chain")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How children are sampled beside (or instead of) the most likely ones.
+
+    Attributes:
+        threshold: of the ``top_k`` tokens after a node v, those with key(v) * q(token) of at least this are its
+            deterministic children; None: it has none. It is meant for temperature 1 and falls with the temperature,
+            see ``TreeShape.at``.
+        rho: the key of a node's first sampled child is key(v) * rho * (mass that the law it is drawn from has outside
+            the deterministic children). It too is meant for temperature 1.
+        samples: sampled children of a node, without replacement; each has half the key of the one before.
+        draft_temperature: times the target's temperature is the temperature of the laws that samples are drawn from.
+    """
+
+    threshold: float | None
+    rho: float
+    samples: int
+    draft_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0.0 <= number("threshold", self.threshold) <= 1.0:
+            raise InputError(f"threshold must lie in [0, 1], not {self.threshold}")
+        if not 0.0 < number("rho", self.rho) <= 1.0:
+            raise InputError(f"rho must lie in (0, 1], not {self.rho}: a child's key may not exceed its parent's")
+        if not 0 <= whole_number("samples", self.samples) <= MOST_SAMPLES:
+            raise InputError(f"samples must be 0 to {MOST_SAMPLES}, not {self.samples}")
+        if not (math.isfinite(number("draft_temperature", self.draft_temperature)) and self.draft_temperature > 0):
+            raise InputError(f"draft_temperature must be a finite number above 0, not {self.draft_temperature}")
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """How large a tree may grow, and of what children.
+
+    Attributes:
+        total_token: nodes of the final tree, the root included.
+        depth: expansions after the first level, so the tree has at most ``depth + 1`` levels below the root.
+        top_k: deterministic children an expanded node may have, and expanded nodes a level.
+        sampling: sampled children; None: all are deterministic, which is EAGLE-3's tree.
+    """
+
+    total_token: int
+    depth: int
+    top_k: int
+    sampling: Sampling | None = None
+
+    def __post_init__(self) -> None:
+        if whole_number("total_token", self.total_token) < 2:
+            raise InputError(
+                f"total_token must be at least 2 (the root and one draft) or {AUTO_TOTAL_TOKEN} (tune), "
+                f"not {self.total_token}"
+            )
+        if whole_number("depth", self.depth) < 0:
+            raise InputError(f"depth must be 0 or more, not {self.depth}")
+        if whole_number("top_k", self.top_k) < 1:
+            raise InputError(f"top_k must be 1 or more, not {self.top_k}")
+
+    @property
+    def kind(self) -> str:
+        """One of ``TREES``: EAGLE-3's tree, one with sampled children too, or a single sampled path."""
+        if self.sampling is None:
+            return DETERMINISTIC
+        alone = self.top_k == 1 and self.sampling.threshold is None and self.sampling.samples == 1
+        return CHAIN if alone else HYBRID
+
+    def at(self, temperature: float) -> TreeShape:
+        """The shape for text of this temperature: below 1 threshold and rho fall with its square (measured, see
+        docs/hsd.md), and at 0, where only the most likely token can be accepted, nothing is sampled, so that the tree
+        is EAGLE-3's."""
+        if self.sampling is None or temperature >= 1.0:
+            return self
+        if temperature == 0.0:
+            return replace(self, sampling=None)
+        threshold = self.sampling.threshold
+        if threshold is not None:
+            threshold *= temperature**2
+        rho = self.sampling.rho * temperature**2
+        return replace(self, sampling=replace(self.sampling, threshold=threshold, rho=rho))
+
+    def levels(self, room: int) -> int:
+        """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""
+        return min(self.depth + 1, self.total_token - 1, room)
+
+    @property
+    def most_drafted(self) -> int:
+        """Nodes that growth may hand to the head, summed over the levels: the room a head's cache needs."""
+        return self.top_k * self.depth

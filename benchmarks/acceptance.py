@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.decode import prompts
 from eagle.chat_template import add_template_argument, template_arguments
-from eagle.decoding.method import CHAIN_SAMPLING, DEFAULT_SAMPLING
+from eagle.decoding.method import DEFAULT_SAMPLING
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import add_pair_arguments, load, pair_of
@@ -73,7 +73,7 @@ def measure(
     """
     rules = tuple(RULES[name] for name in RULE_NAMES)
     candidates = {
-        kind: Candidate(shape, rules, (shape.total_token,) if kind == CHAIN else sizes, draws)
+        kind: Candidate(model.drafter, shape, rules, (shape.total_token,) if kind == CHAIN else sizes, draws)
         for kind, shape in shapes.items()
     }
     columns = {
@@ -88,7 +88,6 @@ def measure(
             column.lengths.append([])
         for measured in expected_lengths(
             model.target,
-            model.drafter,
             prompt,
             list(candidates.values()),
             warper,
@@ -165,7 +164,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     shapes = {
         DETERMINISTIC: plain,
         HYBRID: replace(plain, sampling=Sampling(args.threshold, args.rho, args.samples)),
-        CHAIN: TreeShape(args.levels + 1, args.levels - 1, 1, CHAIN_SAMPLING),
+        CHAIN: TreeShape.chain(args.levels),
     }
     inputs = prompts(model, QUESTIONS, arguments)
     print(f"{model.target.dtype}, {model.device}, {shapes[HYBRID]}")

@@ -33,12 +33,11 @@ from eagle.data.questions import load_questions
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.info import DecodingInfo
 from eagle.decoding.method import DEFAULT_SAMPLING
-from eagle.drafters.eagle3.drafter import Drafter
+from eagle.decoding.speculation import Speculation
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
 from eagle.target.text import Text
-from eagle.tree.chance import chance
 from eagle.tree.draft_tree import root_only
 from eagle.tree.shape import DETERMINISTIC, HYBRID, TreeShape
 from eagle.tree.warping import Warper
@@ -86,8 +85,7 @@ def contest(entries: Mapping[str, tuple[EaModel, ModelChoice]], temperature: flo
     for name, (model, choice) in entries.items():
         contestants.setdefault("autoregressive", (model, None))
         if temperature > 0 or choice.kind == DETERMINISTIC:
-            tree = replace(choice, temperature=temperature).tree_arguments(model.device.type)
-            contestants[name] = (model, TreeShape(**tree))
+            contestants[name] = (model, replace(choice, temperature=temperature).shape(model.device.type))
     return contestants
 
 
@@ -167,19 +165,19 @@ def breakdown(method: Method) -> str:
 @torch.inference_mode()
 def stages(model: EaModel, shape: TreeShape, context: int, repeats: int, temperature: float) -> dict[str, float]:
     """Median seconds of each stage of a round behind ``context`` committed tokens."""
-    target, drafter, warper = model.target, model.drafter, Warper(temperature)
+    target, warper = model.target, Warper(temperature)
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(target.vocab_size, (1, context), generator=generator)
     rule = RULES["tokenwise" if shape.sampling is None else "hsd"]
     text = Text(prompt, warper, context + 200, generator=generator)
-    decoding = Decoding(target, (drafter, shape), text, rule)
-    cache, head_cache, tree = decoding.cache, decoding.head_cache, decoding.tree
-    if head_cache is None:
-        raise RuntimeError("a drafting generation has a head cache")
+    decoding = Decoding(target, Speculation(model.drafter, shape, rule), text)
+    # What the drafter reads in the first round is the whole prompt.
+    decoding.step()
+    cache, tree = decoding.cache, decoding.tree
     plain = target.new_cache(context + 8)
     target.prefill(prompt, plain, features=False)
     times: dict[str, list[float]] = {}
-    begun = head_cache.committed
+    shape = decoding.shape
     one_level = replace(shape, depth=0)
     levels = shape.levels(room=100)
     for _ in range(repeats):
@@ -194,7 +192,7 @@ def stages(model: EaModel, shape: TreeShape, context: int, repeats: int, tempera
         clock.lap()
         scores = target.score(tree, cache)
         lap(f"target forward over {len(tree)} nodes")
-        verdict = decoding.verify(tree, scores.logits)
+        decoding.verify(tree, scores.logits)
         lap("warping and verification")
         committed = cache.committed
         path = [0, len(tree) - 1]
@@ -203,16 +201,11 @@ def stages(model: EaModel, shape: TreeShape, context: int, repeats: int, tempera
         for layer in cache.tree_layers:
             layer.length = committed
         cache.committed = committed
-        features = scores.features[list(verdict.path)] if scores.features is not None else prompt
-        following = tree.tokens[list(verdict.path)]
         clock.lap()
-        drafter.draft(features, following, 1, head_cache, shape, room=100, chance=decoding.chance)
+        decoding.drafting.draft(shape, 100, decoding.chance)
         lap(f"drafting, {levels} level{'s' if levels > 1 else ''}")
-        head_cache.committed = begun
-        clock.lap()
-        drafter.draft(features, following, 1, head_cache, one_level, room=100, chance=decoding.chance)
+        decoding.drafting.draft(one_level, 100, decoding.chance)
         lap("drafting, first level only")
-        head_cache.committed = begun
     return {stage: statistics.median(values) for stage, values in times.items()}
 
 
@@ -220,21 +213,17 @@ def stages(model: EaModel, shape: TreeShape, context: int, repeats: int, tempera
 def level_of_ten(model: EaModel, context: int, repeats: int) -> tuple[float, float]:
     """Median seconds of one more draft level of 10 nodes, the difference of trees of 3 and 2 expansions, without
     sampled children and with the default ones."""
-    head, device, warper = model.ea_layer, model.device, Warper(1.0)
     generator = torch.Generator().manual_seed(0)
-    drafter = Drafter(head)
     kinds = [TreeShape(60, depth, 10, sampling) for sampling in (None, DEFAULT_SAMPLING) for depth in (2, 3)]
-    cache = drafter.new_cache(context + 8, kinds[-1])
-    cache.keys[:, :context].normal_()
-    cache.values[:, :context].normal_()
-    features = torch.randn(1, head.fc.in_features, generator=generator).to(device, head.fc.weight.dtype)
+    prompt = torch.randint(model.target.vocab_size, (1, context), generator=generator)
+    text = Text(prompt, Warper(1.0), context + 200, generator=generator)
+    decoding = Decoding(model.target, Speculation(model.drafter, kinds[-1], RULES["hsd"]), text)
+    decoding.step()
     times: list[list[float]] = [[] for _ in kinds]
     for _ in range(repeats):
         for shape, measured in zip(kinds, times, strict=True):
-            cache.committed = context
-            source = chance(shape, warper, generator)
-            clock = Clock(device)
-            drafter.draft(features, torch.zeros(1, dtype=torch.int64), 0, cache, shape, room=100, chance=source)
+            clock = Clock(model.device)
+            decoding.drafting.draft(shape, 100, decoding.chance)
             measured.append(clock.lap())
     medians = [statistics.median(measured) for measured in times]
     return medians[1] - medians[0], medians[3] - medians[2]
@@ -250,7 +239,8 @@ def peak_memory(device: torch.device) -> tuple[str, float]:
 
 def weights_megabytes(model: EaModel) -> float:
     """Of the base model (tied tables once) and the head."""
-    tensors = [*model.base_model.parameters(), *model.ea_layer.parameters()]
+    head = [] if model.ea_layer is None else model.ea_layer.parameters()
+    tensors = [*model.base_model.parameters(), *head]
     return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values()) / 1e6
 
 

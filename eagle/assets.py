@@ -87,6 +87,17 @@ def resolve_pair(base_model_path: str | None, ea_model_path: str | None) -> tupl
     Raises:
         InputError: one half of a pair that is not the embedded one.
     """
+    base_model_path, ea_model_path = resolve_base_and_head(base_model_path, ea_model_path)
+    if ea_model_path is None:
+        raise InputError(
+            f"a base model ({base_model_path}) was given without its draft head (--ea-model-path) or a draft model "
+            "(--draft-model-path)"
+        )
+    return base_model_path, ea_model_path
+
+
+def resolve_base_and_head(base_model_path: str | None, ea_model_path: str | None) -> tuple[str, str | None]:
+    """As ``resolve_pair``, but a base model may come without a head."""
     if base_model_path is None and ea_model_path is None:
         base_model_path = ea_model_path = DEFAULT_PAIR
     if base_model_path is None:
@@ -94,8 +105,6 @@ def resolve_pair(base_model_path: str | None, ea_model_path: str | None) -> tupl
     if base_model_path == DEFAULT_PAIR:
         ea_model_path = ea_model_path or DEFAULT_PAIR
         base_model_path = str(base_model())
-    if ea_model_path is None:
-        raise InputError(f"a base model ({base_model_path}) was given without its draft head (--ea-model-path)")
     if ea_model_path == DEFAULT_PAIR:
         ea_model_path = str(head())
     return base_model_path, ea_model_path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,3 +31,10 @@ class Clock:
         now = self.now()
         elapsed, self._last = now - self._last, now
         return elapsed
+
+    @contextmanager
+    def timing(self, record: Callable[[float], object]) -> Iterator[None]:
+        """Give the seconds that a block takes to ``record``, if it ends without an error."""
+        began = self.now()
+        yield
+        record(self.now() - began)

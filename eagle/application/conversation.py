@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from eagle.chat_template import (
     template_arguments,
 )
 from eagle.clock import Clock
-from eagle.decoding.method import VERIFIERS, Method
+from eagle.decoding.method import HEAD, VERIFIERS, Method
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.errors import ContextFullError, InputError, TemplateRefusalError
 from eagle.identity import readable_name
@@ -115,7 +115,9 @@ class ChatModel:
         """
         model = load(choice)
         # The temperature is each message's own.
-        model.trees = choice.stored_trees(model.device.type)
+        if HEAD in model.offers:
+            trees = choice.stored_trees(model.device.type)
+            model.offers[HEAD] = replace(model.offers[HEAD], trees=trees)
         name = readable_name(choice.base_model_path or assets.DEFAULT_PAIR)
         return cls(model, system_prompt, seed, name, template)
 
@@ -139,7 +141,7 @@ class ChatModel:
         else:
             generator.manual_seed(self.seed)
         rounds = self.model.rounds(
-            None if autoregressive else settings.method,
+            None if autoregressive else self.method(settings),
             prompt,
             SamplingParams(
                 temperature=settings.temperature,
@@ -155,7 +157,11 @@ class ChatModel:
 
     def shape(self, settings: ChatSettings) -> TreeShape:
         """The trees that some settings mean."""
-        return self.model.shape_for(settings.method.at(settings.temperature), settings.temperature)
+        return self.model.shape_for(self.method(settings).at(settings.temperature), settings.temperature)
+
+    def method(self, settings: ChatSettings) -> Method:
+        """The method that some settings mean, of the drafter that the model has."""
+        return replace(settings.method, drafter=self.model.default)
 
     def prompt(self, messages: Sequence[Message]) -> Tensor:
         """(1, n) int64: a conversation as the model reads it, up to where its answer begins.

@@ -1,8 +1,9 @@
-"""``EaModel``: a target and an EAGLE-3 drafter behind the interface of the original EAGLE code."""
+"""``EaModel``: a target and its drafters behind the interface of the original EAGLE code."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +14,22 @@ from eagle import assets
 from eagle.clock import Clock
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.info import DecodingInfo
-from eagle.decoding.method import Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
 from eagle.decoding.prompt import Prompt
 from eagle.decoding.sampling_params import SamplingParams
+from eagle.decoding.speculation import (
+    AUTOREGRESSIVE,
+    Offer,
+    Speculation,
+    draft_model_shape,
+    offer_of,
+    speculation,
+)
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
+from eagle.drafters.draft_model import load_draft_model
+from eagle.drafters.drafter import Drafter
 from eagle.drafters.eagle3.checkpoint import load_head
-from eagle.drafters.eagle3.drafter import Drafter
+from eagle.drafters.eagle3.drafter import HeadDrafter
 from eagle.drafters.eagle3.int8 import with_int8_weights
 from eagle.errors import ContextFullError, InputError
 from eagle.folders import local_folder
@@ -29,41 +40,32 @@ from eagle.target.target import Target
 from eagle.target.text import Text
 from eagle.tree.shape import AUTO_TOTAL_TOKEN, Sampling, TreeShape
 from eagle.tuning import size as tune
-from eagle.verification import RULES, Rule
 
 EOT = "<|eot_id|>"
 EAGLE_BOUNDS = {"total_token": 60, "depth": 7, "top_k": 10}
 
 
 class EaModel:
-    """A base model with an EAGLE-3 head, decoding losslessly.
+    """A base model with what drafts for it, decoding losslessly.
 
     Build it with ``from_pretrained``. Names and defaults are those of the original EAGLE code.
 
     Args:
         target: the base model.
-        drafter: the head.
-        shape: of the trees; what it says of samples holds for hybrid trees, None there is the default.
+        offers: the drafters it has, by name (``eagle3``, ``draft``), with their trees; at least one.
         base_model_path: where the tokenizer is, if anywhere.
-        trees: stored with the head, by kind and temperature; they come before ``shape``.
 
     Attributes:
         base_model: the ``transformers`` model.
-        ea_layer: the draft head.
+        ea_layer: the draft head; None where there is only a draft model.
         config: the base model's configuration.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        drafter: Drafter,
-        shape: TreeShape,
-        base_model_path: str,
-        trees: StoredTrees = NO_TREES,
-    ) -> None:
-        self.target, self.drafter, self.shape, self.trees = target, drafter, shape, trees
-        self.base_model_path = base_model_path
-        self.base_model, self.ea_layer, self.config = target.model, drafter.head, target.model.config
+    def __init__(self, target: Target, offers: Mapping[str, Offer], base_model_path: str) -> None:
+        self.target, self.offers, self.base_model_path = target, dict(offers), base_model_path
+        self.base_model, self.config = target.model, target.model.config
+        head = self.offers[HEAD].drafter if HEAD in self.offers else None
+        self.ea_layer = head.head if isinstance(head, HeadDrafter) else None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
@@ -77,9 +79,11 @@ class EaModel:
         top_k: int | None = None,
         sampling: Sampling | None = None,
         verify_target: bool = True,
+        draft_model_path: str | None = None,
+        paths: int | None = None,
         **hf_kwargs: Any,
     ) -> EaModel:
-        """Load a base model and its head.
+        """Load a base model and its head, or a separate draft model in its place or beside it.
 
         The trees are those stored with the head for the device, the kind of tree and the temperature; where one of the
         next four arguments is given, or nothing is stored, what is not given is as in the original EAGLE code.
@@ -88,13 +92,16 @@ class EaModel:
             use_eagle3: must be true; EAGLE-1/2 heads are not supported.
             base_model_path: local directory, hub id, or the alias of an embedded pair; None with ``ea_model_path``
                 None: the embedded default pair.
-            ea_model_path: local directory or hub id of the head; None only together with an embedded base model.
+            ea_model_path: local directory or hub id of the head; None only together with an embedded base model or
+                with a draft model.
             total_token: nodes of the draft tree, the root included (60); -1 measures what is best on this machine.
-            depth: expansions after the tree's first level (7).
+            depth: expansions after the tree's first level (7); of a draft model's trees the levels (10).
             top_k: children of an expanded node, and expanded nodes a level (10).
             sampling: of the hybrid trees that ``hsd=True`` drafts; None is a default.
             verify_target: check on the loaded base model that it scores trees as it scores single tokens, and refuse
                 it otherwise. False skips the check.
+            draft_model_path: local directory or hub id of a smaller model with the same tokenizer.
+            paths: i.i.d. chains of the trees ``paths`` (11).
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -107,25 +114,51 @@ class EaModel:
         auto = total_token == AUTO_TOTAL_TOKEN
         bounds = (("total_token", tune.LARGEST if auto else total_token), ("depth", depth), ("top_k", top_k))
         given = {name: value for name, value in bounds if value is not None}
-        shape = TreeShape(**EAGLE_BOUNDS | given, sampling=sampling)
-        base_model_path, ea_model_path = assets.resolve_pair(base_model_path, ea_model_path)
+        shape = TreeShape(**EAGLE_BOUNDS | given, sampling=sampling, paths=paths)
+        resolve = assets.resolve_pair if draft_model_path is None else assets.resolve_base_and_head
+        base_model_path, ea_model_path = resolve(base_model_path, ea_model_path)
         target = Target(load_base(base_model_path, **hf_kwargs))
         if verify_target:
             refuse_wrong_scores(target)
-        head = load_head(ea_model_path, target)
-        with_int8_weights(head)
+        offers = {}
+        if ea_model_path is not None:
+            head = load_head(ea_model_path, target)
+            with_int8_weights(head)
+            trees = NO_TREES
+            if not given and sampling is None:
+                trees = StoredTrees.read(local_folder(ea_model_path, "the draft head"), target.device.type)
+            offers[HEAD] = Offer(HeadDrafter(head), shape, trees)
+        if draft_model_path is not None:
+            drafter = load_draft_model(draft_model_path, target, base_model_path, **hf_kwargs)
+            offers[DRAFT_MODEL] = Offer(drafter, draft_model_shape(**given, sampling=sampling, paths=paths))
         if auto:
-            shape = tune.tuned_shape(target, head, shape)
-        trees = NO_TREES
-        if not given and sampling is None:
-            trees = StoredTrees.read(local_folder(ea_model_path, "the draft head"), target.device.type)
-        return cls(target, Drafter(head), shape, base_model_path, trees)
+            offers = {
+                name: replace(offer, shape=tune.tuned_shape(target, offer.drafter, offer.shape))
+                for name, offer in offers.items()
+            }
+        return cls(target, offers, base_model_path)
 
     def eval(self) -> EaModel:
         """Put base model and head into evaluation mode, in which they are loaded; returns the model itself."""
         self.base_model.eval()
-        self.ea_layer.eval()
+        if self.ea_layer is not None:
+            self.ea_layer.eval()
         return self
+
+    @property
+    def default(self) -> str:
+        """Name of the drafter that drafts where none is named: the head, if there is one."""
+        return HEAD if HEAD in self.offers else DRAFT_MODEL
+
+    @property
+    def drafter(self) -> Drafter:
+        """The default drafter."""
+        return self.offers[self.default].drafter
+
+    @property
+    def shape(self) -> TreeShape:
+        """Of the default drafter's trees, where none are stored."""
+        return self.offers[self.default].shape
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +195,7 @@ class EaModel:
         verifier: str | None = None,
         tree: str | TreeShape | None = None,
         attention_mask: Tensor | Sequence[Any] | None = None,
+        drafter: str | None = None,
     ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
         """Generate speculatively; the text is distributed exactly as the base model's own.
 
@@ -181,12 +215,13 @@ class EaModel:
             is_llama3: ``<|eot_id|>`` also ends the text.
             hsd: hierarchical verification of hybrid trees; false is EAGLE-3: deterministic trees, token-wise.
             generator: source of randomness; None is torch's global CPU generator.
-            verifier: for ablations, another rule: ``tokenwise``, ``blockwise``, ``hsd`` or ``hsd_published``, which is
-                lossy and warns.
-            tree: for ablations, another kind of tree (``deterministic``, ``hybrid``, ``chain``), or a shape, which is
-                taken as it is: one without ``sampling`` is a deterministic tree, also with ``hsd``.
+            verifier: for ablations, another rule: ``tokenwise``, ``blockwise``, ``hsd``, ``naive_hsd`` (of a draft
+                model only) or ``hsd_published``, which is lossy and warns.
+            tree: for ablations, another kind of tree (``deterministic``, ``hybrid``, ``chain``, ``paths``), or a shape,
+                which is taken as it is: one without ``sampling`` is a deterministic tree, also with ``hsd``.
             attention_mask: of the shape of ``input_ids``, 0 for padding on the left, which is not read; without it
                 leading padding tokens are taken for padding, as the stock ``generate`` does.
+            drafter: ``eagle3`` (the head) or ``draft`` (the draft model); the head, if there is one.
 
         Returns:
             ``output_ids`` (1, length), prompt and padding included, ending with the stop token if there was one; with
@@ -199,8 +234,8 @@ class EaModel:
                 that leaves no room or that the model has no tokens for.
         """
         params = SamplingParams.of(locals())
-        method = self._method(hsd, verifier, tree, params.temperature)
-        return _run(*self._begin(method, input_ids, params, attention_mask), log)
+        chosen = self._speculation(hsd, verifier, tree, drafter, params.temperature)
+        return _run(*self._begin(chosen, input_ids, params, attention_mask), log)
 
     def ea_generate(
         self,
@@ -216,11 +251,12 @@ class EaModel:
         verifier: str | None = None,
         tree: str | TreeShape | None = None,
         attention_mask: Tensor | Sequence[Any] | None = None,
+        drafter: str | None = None,
     ) -> Iterator[Tensor]:
         """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after prefill and each round."""
         params = SamplingParams.of(locals())
-        method = self._method(hsd, verifier, tree, params.temperature)
-        decoding, prompt = self._begin(method, input_ids, params, attention_mask)
+        chosen = self._speculation(hsd, verifier, tree, drafter, params.temperature)
+        decoding, prompt = self._begin(chosen, input_ids, params, attention_mask)
         return (prompt.padded(progress.output_ids()) for progress in _rounds(decoding))
 
     def naivegenerate(
@@ -237,7 +273,7 @@ class EaModel:
         attention_mask: Tensor | Sequence[Any] | None = None,
     ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
         """The baseline: autoregressive decoding through the same target path, with ``eagenerate``'s arguments."""
-        return _run(*self._begin(None, input_ids, SamplingParams.of(locals()), attention_mask), log)
+        return _run(*self._begin(AUTOREGRESSIVE, input_ids, SamplingParams.of(locals()), attention_mask), log)
 
     def rounds(
         self, drafting: Method | None, input_ids: Tensor, params: SamplingParams, shape: TreeShape | None = None
@@ -248,7 +284,7 @@ class EaModel:
         gets its memory.
 
         Args:
-            drafting: kind of tree and verification rule; None decodes autoregressively.
+            drafting: kind of tree, verification rule and drafter; None decodes autoregressively.
             input_ids: (1, n) int64 prompt, all of it text.
             params: sampling and ends of the text.
             shape: bounds of the trees; None: see ``shape_for``.
@@ -256,11 +292,9 @@ class EaModel:
         Raises:
             InputError: as ``eagenerate``, with the first item.
         """
-        method = None
-        if drafting is not None:
-            bounded = drafting.shape(shape) if shape else self.shape_for(drafting, params.temperature)
-            method = bounded, drafting.rule
-        yield from _rounds(self._begin(method, input_ids, params, torch.ones_like(input_ids))[0])
+        bounded = None if drafting is None or shape is None else drafting.shape(shape)
+        chosen = speculation(self.offers, drafting, params.temperature, bounded)
+        yield from _rounds(self._begin(chosen, input_ids, params, torch.ones_like(input_ids))[0])
 
     def stop_ids(self, is_llama3: bool = False) -> frozenset[int]:
         """Tokens that end a text: the eos ids of the model's generation config, and ``<|eot_id|>`` for Llama 3.
@@ -276,20 +310,24 @@ class EaModel:
         return self.target.stop_ids | {eot}
 
     def shape_for(self, method: Method, temperature: float) -> TreeShape:
-        """The trees of a method in texts of a temperature: those stored with the head, else those of the model."""
-        return method.shape(self.trees.at(temperature, method.at(temperature).tree, self.shape))
+        """The trees of a method in texts of a temperature: those stored with its drafter, else those of the model.
 
-    def _method(
-        self, hsd: bool, verifier: str | None, tree: str | TreeShape | None, temperature: float
-    ) -> tuple[TreeShape, Rule]:
-        if isinstance(tree, TreeShape):
-            return tree, Method.named(hsd, verifier, tree.kind).rule
-        method = Method.named(hsd, verifier, tree)
-        return self.shape_for(method, temperature), method.rule
+        Raises:
+            InputError: the model has no such drafter, or the rule does not go with it.
+        """
+        return offer_of(self.offers, method).shape_for(method, temperature)
+
+    def _speculation(
+        self, hsd: bool, verifier: str | None, tree: str | TreeShape | None, drafter: str | None, temperature: float
+    ) -> Speculation:
+        shape = tree if isinstance(tree, TreeShape) else None
+        kind = tree.kind if isinstance(tree, TreeShape) else tree
+        method = Method.named(hsd, verifier, kind, drafter or self.default)
+        return speculation(self.offers, method, temperature, shape)
 
     def _begin(
         self,
-        method: tuple[TreeShape, Rule] | None,
+        chosen: Speculation,
         input_ids: object,
         params: SamplingParams,
         attention_mask: object = None,
@@ -305,10 +343,8 @@ class EaModel:
         processors = processors_of(self.base_model, ids, limit, stop_ids)
         warper = params.warper()
         processor_time = clock.lap()
-        shape, rule = method or (None, RULES["tokenwise"])
-        drafting = None if shape is None else (self.drafter, shape)
         text = Text(ids, warper, limit, stop_ids, params.generator, processors)
-        return Decoding(self.target, drafting, text, rule, processor_time), prompt
+        return Decoding(self.target, chosen, text, processor_time), prompt
 
     def _limit(self, prompt: Prompt, params: SamplingParams) -> int:
         """Total tokens this prompt may grow to, its padding not counted."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from eagle import assets
-from eagle.decoding.method import DEFAULT_SAMPLING
+from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, HEAD, Method
+from eagle.decoding.speculation import Offer, draft_model_shape, offer_of
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.devices import best_device
 from eagle.errors import InputError
@@ -32,21 +33,25 @@ class ModelChoice:
     Attributes:
         base_model_path: path, hub id, alias or None (the embedded pair).
         ea_model_path: path, hub id or None.
+        draft_model_path: of a separate draft model: path, hub id or None.
         dtype: one of ``DTYPES``.
         device: torch device name; None is the best of the machine.
         load_in_8bit: quantise the base model.
         gpus: GPUs of one model.
         max_gpu_memory: of each of them, None is all.
-        total_token: of the tree; None takes the stored or the default value, as for the next two.
+        total_token: of the tree; None takes the stored or the default value, as for the next three.
         depth: of the tree.
         top_k: of the tree.
+        paths: of a tree of several chains.
         kind: of the tree, one of ``TREES``.
+        drafter: of the tree, one of ``DRAFTERS``; None: the head, if there is one.
         temperature: of the text; the trees stored with a head depend on it.
         sampling: fields of ``Sampling`` that differ from the stored or the default values; for a hybrid tree.
     """
 
     base_model_path: str | None = None
     ea_model_path: str | None = None
+    draft_model_path: str | None = None
     dtype: str = "auto"
     device: str | None = None
     load_in_8bit: bool = False
@@ -55,28 +60,53 @@ class ModelChoice:
     total_token: int | None = None
     depth: int | None = None
     top_k: int | None = None
+    paths: int | None = None
     kind: str = DETERMINISTIC
+    drafter: str | None = None
     temperature: float = 1.0
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
-    def tree_arguments(self, device: str) -> dict[str, Any]:
-        """Those of ``EaModel.from_pretrained``: given, else stored with the head for the device, else the default."""
+    def shape(self, device: str) -> TreeShape:
+        """The bounds of its trees: given, else stored with the head for the device, else the default; where the size is
+        to be measured, the largest that is tried.
+
+        Raises:
+            InputError: a number out of its range, or sampled children of a tree that has none.
+        """
         if self.sampling and self.kind != HYBRID:
             raise InputError(f"--{next(iter(self.sampling)).replace('_', '-')} is for hybrid trees (--hsd)")
+        total_token = tune.LARGEST if self.total_token == AUTO_TOTAL_TOKEN else self.total_token
+        if self.drafted_by == DRAFT_MODEL:
+            sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
+            return draft_model_shape(total_token, self.depth, self.top_k, sampling, self.paths)
         stored = self.stored_trees(device).at(self.temperature, self.kind)
-        given = {
-            name: value for name in ("total_token", "depth", "top_k") if (value := getattr(self, name)) is not None
-        }
+        bounds = {"total_token": total_token, "depth": self.depth, "top_k": self.top_k, "paths": self.paths}
+        given = {name: value for name, value in bounds.items() if value is not None}
         sampling = replace(stored.sampling or DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
-        return (
-            {"total_token": stored.total_token, "depth": stored.depth, "top_k": stored.top_k}
-            | given
-            | {"sampling": sampling}
-        )
+        return replace(stored, **given, sampling=sampling)
+
+    @property
+    def drafted_by(self) -> str:
+        """Name of the drafter."""
+        if self.drafter is not None:
+            return self.drafter
+        return HEAD if self.draft_model_path is None or self.paths_of_models()[1] is not None else DRAFT_MODEL
+
+    def paths_of_models(self) -> tuple[str, str | None]:
+        """Where base model and head are, fetched if they are the embedded ones; a head may be missing beside a draft
+        model.
+
+        Raises:
+            InputError: see ``assets.resolve_pair``.
+        """
+        resolve = assets.resolve_pair if self.draft_model_path is None else assets.resolve_base_and_head
+        return resolve(self.base_model_path, self.ea_model_path)
 
     def stored_trees(self, device: str) -> StoredTrees:
         """The trees stored with the head for a kind of device."""
-        _, head = assets.resolve_pair(self.base_model_path, self.ea_model_path)
+        _, head = self.paths_of_models()
+        if head is None:
+            return NO_TREES
         return StoredTrees.read(local_folder(head, "the draft head"), device)
 
 
@@ -84,13 +114,20 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
     """The arguments that name a pair, for a parser or a group of one."""
     parse.add_argument("--base-model-path", help="directory, hub id or embedded alias; neither path: the embedded pair")
     parse.add_argument("--ea-model-path", help="directory or hub id of the draft head")
+    parse.add_argument(
+        "--draft-model-path",
+        help="directory or hub id of a smaller model with the same tokenizer, for the methods draft/TREE:RULE; with it "
+        "no head is needed",
+    )
     parse.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto is the checkpoint's own")
     parse.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
 
 
 def pair_of(args: argparse.Namespace) -> ModelChoice:
     """The pair that those arguments name."""
-    return ModelChoice(args.base_model_path, args.ea_model_path, args.dtype, args.device)
+    return ModelChoice(
+        args.base_model_path, args.ea_model_path, args.draft_model_path, dtype=args.dtype, device=args.device
+    )
 
 
 def existing_device(device: str | None) -> str:
@@ -135,7 +172,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
     pair = choices[0]
     device = existing_device(pair.device)
     kind = device.partition(":")[0]
-    shapes = [_bounds(choice.tree_arguments(kind)) for choice in choices]
+    shapes = [choice.shape(kind) for choice in choices]
     kwargs: dict[str, Any] = {"dtype": pair.dtype if pair.dtype == "auto" else getattr(torch, pair.dtype)}
     kwargs["device_map"] = {"": device}
     if kind == "cuda" and (pair.gpus > 1 or pair.max_gpu_memory):
@@ -144,25 +181,32 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
             kwargs["max_memory"] = dict.fromkeys(range(pair.gpus), pair.max_gpu_memory)
     if pair.load_in_8bit:
         kwargs["quantization_config"] = _eight_bit(kind)
-    model = EaModel.from_pretrained(base_model_path=pair.base_model_path, ea_model_path=pair.ea_model_path, **kwargs)
+    model = EaModel.from_pretrained(
+        base_model_path=pair.base_model_path,
+        ea_model_path=pair.ea_model_path,
+        draft_model_path=pair.draft_model_path,
+        **kwargs,
+    )
     # Before anything is answered, not with the first prompt.
     processors_of(model.base_model, torch.zeros(1, 1, dtype=torch.int64, device=model.device), 2, model.stop_ids())
+    drafters = [choice.drafted_by for choice in choices]
+    for drafter in drafters:
+        offer_of(model.offers, Method.named(hsd=False, drafter=drafter))
     to_measure = {
-        shape for choice, shape in zip(choices, shapes, strict=True) if choice.total_token == AUTO_TOTAL_TOKEN
+        (drafter, shape)
+        for choice, drafter, shape in zip(choices, drafters, shapes, strict=True)
+        if choice.total_token == AUTO_TOTAL_TOKEN
     }
-    measured = {shape: tune.tuned_shape(model.target, model.ea_layer, shape) for shape in to_measure}
+    measured = {
+        (drafter, shape): tune.tuned_shape(model.target, model.offers[drafter].drafter, shape)
+        for drafter, shape in to_measure
+    }
     trees = [
-        measured[shape] if choice.total_token == AUTO_TOTAL_TOKEN else shape
-        for choice, shape in zip(choices, shapes, strict=True)
+        measured[drafter, shape] if choice.total_token == AUTO_TOTAL_TOKEN else shape
+        for choice, drafter, shape in zip(choices, drafters, shapes, strict=True)
     ]
-    model.shape, model.trees = trees[0], NO_TREES
+    model.offers[drafters[0]] = Offer(model.offers[drafters[0]].drafter, trees[0])
     return model, trees
-
-
-def _bounds(tree: Mapping[str, Any]) -> TreeShape:
-    """The shape that these arguments mean; where the size is to be measured, the largest that is tried."""
-    size = tune.LARGEST if tree["total_token"] == AUTO_TOTAL_TOKEN else tree["total_token"]
-    return TreeShape(**{**tree, "total_token": size})
 
 
 def _eight_bit(kind: str) -> object:

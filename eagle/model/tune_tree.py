@@ -33,6 +33,7 @@ from eagle.clock import Clock
 from eagle.data.conversations import read_conversations
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import Method
+from eagle.decoding.speculation import Speculation
 from eagle.decoding.stored_trees import TREE_FILE, StoredTrees, store
 from eagle.errors import InputError
 from eagle.folders import local_folder
@@ -128,7 +129,9 @@ def seconds_without_drafting(
     generator = torch.Generator().manual_seed(0)
     limit = prompt.shape[1] + shape.depth + 64
     decoding = Decoding(
-        model.target, (model.drafter, shape), Text(prompt, warper, limit, generator=generator), method.rule
+        model.target,
+        Speculation(model.drafter, shape, method.rule),
+        Text(prompt, warper, limit, generator=generator),
     )
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(REPEATS):
@@ -164,7 +167,7 @@ def search(
     """
     rule = Method.named(hsd=kind == HYBRID).rule
     generator = torch.Generator().manual_seed(0)
-    trials = [Trial(Candidate(shape, (rule,), sizes)) for shape in candidates]
+    trials = [Trial(Candidate(model.drafter, shape, (rule,), sizes)) for shape in candidates]
     full = TreeShape(max(sizes), 4, 5, Sampling(0.0, 1.0, 1) if kind == HYBRID else None)
     rest = seconds_without_drafting(model, full, sizes, next(prompts), warper)
 
@@ -177,7 +180,6 @@ def search(
             while bar.n < contexts:
                 for measured in expected_lengths(
                     model.target,
-                    model.drafter,
                     next(prompts),
                     [trial.candidate for trial in trials],
                     warper,

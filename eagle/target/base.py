@@ -42,11 +42,12 @@ CONVERSION_ERROR = re.compile(r"^(\S+) +\| (?:\x1b\[[0-9;]*m)*CONVERSION", re.MU
 THE_BASE = "the base model"
 
 
-def load_base(path: str, **hf_kwargs: Any) -> PreTrainedModel:
+def load_base(path: str, what: str = THE_BASE, **hf_kwargs: Any) -> PreTrainedModel:
     """A base model in evaluation mode, by default on the best device of the machine.
 
     Args:
         path: local directory or hub id.
+        what: to call it.
         **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
@@ -57,18 +58,18 @@ def load_base(path: str, **hf_kwargs: Any) -> PreTrainedModel:
     hf_kwargs.setdefault("device_map", {"": best_device()})
     # Sizes are compared below, where the tensor can be named; whoever asks to ignore them would get random weights.
     hf_kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    folder = existing_folder(path, THE_BASE)
+    folder = existing_folder(path, what)
     with _loading_report() as report:
         try:
             model, found = AutoModelForCausalLM.from_pretrained(str(folder or path), **hf_kwargs)
         except Exception as error:  # of many types: of the files, the arguments, the device, the model's own code
             if names := CONVERSION_ERROR.findall("".join(report)):
                 raise InputError(
-                    f"{THE_BASE} {path} cannot be put together from its tensors: those of {_named(names)} are not all "
+                    f"{what} {path} cannot be put together from its tensors: those of {_named(names)} are not all "
                     "there, or of different shapes; fetch it anew"
                 ) from error
-            raise _unloadable(path, THE_BASE, f"{THE_BASE} {path} could not be loaded", error) from error
-    _refuse_other_tensors(path, model, found)
+            raise _unloadable(path, what, f"{what} {path} could not be loaded", error) from error
+    _refuse_other_tensors(path, what, model, found)
     return model.eval()
 
 
@@ -124,26 +125,26 @@ def _opens(file: Path) -> bool:
         return False
 
 
-def _refuse_other_tensors(path: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
+def _refuse_other_tensors(path: str, what: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
     """Compare the tensors that a checkpoint has with those of the model, from the loading info of ``transformers``.
 
     What a model does without (the second name of a tied tensor, buffers that are computed) is not missing there.
     """
     if missing := found["missing_keys"]:
         raise InputError(
-            f"{THE_BASE} {path} lacks {_named(missing)}, which its config.json asks for: its files are incomplete, or "
+            f"{what} {path} lacks {_named(missing)}, which its config.json asks for: its files are incomplete, or "
             "another model's; fetch it anew"
         )
     if found["mismatched_keys"]:
         key, theirs, ours = min(found["mismatched_keys"])
         raise InputError(
-            f"{THE_BASE} {path} has {key!r} in the shape {tuple(theirs)}, but its config.json asks for {tuple(ours)}: "
+            f"{what} {path} has {key!r} in the shape {tuple(theirs)}, but its config.json asks for {tuple(ours)}: "
             "one of the two is another model's; fetch it anew"
         )
     modules = {name for name, _ in model.named_modules()}
     if unknown := [key for key in found["unexpected_keys"] if not _harmless(key, modules)]:
         raise InputError(
-            f"{THE_BASE} {path} has {_named(unknown)}, for which {type(model).__name__} of its config.json has no "
+            f"{what} {path} has {_named(unknown)}, for which {type(model).__name__} of its config.json has no "
             "place: without it the texts would be another model's; correct the configuration or fetch it anew"
         )
 

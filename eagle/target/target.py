@@ -43,6 +43,13 @@ class Scores:
     logits: Tensor
     features: Tensor | None
 
+    def at(self, places: Tensor) -> Scores:
+        """The rows at some places, (M,) int64 on the host, in their order."""
+        if len(places) == len(self.logits):
+            return self
+        chosen = sent(places, self.logits.device)
+        return Scores(self.logits[chosen], None if self.features is None else self.features[chosen])
+
 
 class Target:
     """A causal language model seen as a scorer of trees.
@@ -195,18 +202,35 @@ class Target:
         Returns:
             Logits (N, V) and features (N, k * H), a row per node.
         """
-        positions = cache.committed + tree.depths
+        return self.extend(tree.tokens, tree.depths, tree.ancestors(), cache, features)
+
+    def extend(self, tokens: Tensor, depths: Tensor, seen: Tensor, cache: TreeCache, features: bool = False) -> Scores:
+        """Score n more nodes of a tree, of which m - n lie in the cache already, behind what is committed.
+
+        Args:
+            tokens: (n,) int64, on any device.
+            depths: (m,) int64 on the host, of all nodes: a node's position is that of the committed tokens' end plus
+                its depth.
+            seen: (n, m) bool, on any device: which nodes each of the n attends to, itself included.
+            cache: everything before the tree, and its first m - n nodes.
+            features: also return features.
+
+        Returns:
+            Logits (n, V) and features (n, k * H).
+        """
+        count, nodes = seen.shape
+        positions = cache.committed + depths[nodes - count :]
         # A lone root is a plain decoding step. GPU kernels are fastest on it without a mask; on a CPU, transformers
         # groups the query heads of a single token only when there is one, which at 2,000 tokens halves the forward.
-        plain = len(tree) == 1 and self.device.type != "cpu"
+        plain = nodes == 1 and self.device.type != "cpu"
         mask: Tensor | dict[str, Tensor] | None
         if plain:
             cache.view_exactly()
             mask = None
         else:
-            mask = self._tree_mask(tree, cache.committed, width=cache.view_masked(len(tree)))
+            mask = self._tree_mask(seen, depths, cache.committed, width=cache.view_masked(nodes))
         return self._forward(
-            sent(tree.tokens[None], self.device),
+            sent(tokens[None], self.device),
             cache,
             features,
             position_ids=sent(positions[None], self.device),
@@ -231,25 +255,26 @@ class Target:
         chosen = [output.hidden_states[entry][0].to(logits.device) for entry in wanted]
         return Scores(logits, torch.cat(chosen, dim=-1))
 
-    def _tree_mask(self, tree: DraftTree, committed: int, width: int) -> Tensor | dict[str, Tensor]:
-        """The additive mask (1, 1, N, width), or one for each kind of attention layer the model has."""
-        nodes = len(tree)
-        seen = torch.zeros(nodes, width, dtype=torch.bool)
+    def _tree_mask(self, nodes: Tensor, depths: Tensor, committed: int, width: int) -> Tensor | dict[str, Tensor]:
+        """The additive mask (1, 1, n, width), or one for each kind of attention layer the model has."""
+        count, last = len(nodes), committed + nodes.shape[1]
+        seen = torch.zeros(count, width, dtype=torch.bool, device=nodes.device)
         seen[:, :committed] = True
-        seen[:, committed : committed + nodes] = tree.ancestors()
+        seen[:, committed:last] = nodes
         kinds = set(self.windows)
-        masks = {kind: self._additive(seen, kind, tree, committed) for kind in kinds}
+        masks = {kind: self._additive(seen, kind, depths, committed) for kind in kinds}
         if len(kinds) == 1:
             return masks.popitem()[1]
         return {"full_attention" if window is None else "sliding_attention": mask for window, mask in masks.items()}
 
-    def _additive(self, seen: Tensor, window: int | None, tree: DraftTree, committed: int) -> Tensor:
+    def _additive(self, seen: Tensor, window: int | None, depths: Tensor, committed: int) -> Tensor:
         if window is not None:
             key_positions = torch.arange(seen.shape[1])
-            key_positions[committed : committed + len(tree)] = committed + tree.depths
-            positions = committed + tree.depths
-            seen = seen & (positions[:, None] - key_positions[None] < window)
-        mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
+            key_positions[committed : committed + len(depths)] = committed + depths
+            positions = committed + depths[len(depths) - len(seen) :]
+            seen = seen & sent(positions[:, None] - key_positions[None] < window, seen.device)
+        mask = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
+        mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
         return sent(mask[None, None], self.device)
 
 

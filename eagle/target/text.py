@@ -32,6 +32,10 @@ class Text:
     generator: torch.Generator | None = None
     processors: PathProcessors | None = None
 
+    def written(self, tokens: Sequence[int]) -> Written | None:
+        """What drafting has to know of the text so far, whose tokens these are; None where logits are not processed."""
+        return None if self.processors is None else Written(self.processors, tokens)
+
 
 @dataclass(frozen=True)
 class Written:
@@ -39,8 +43,34 @@ class Written:
 
     Attributes:
         processors: of the target.
-        text: what was written up to the root, which is its last token.
+        text: what was written up to the root, which is its last token; it grows.
     """
 
     processors: PathProcessors
     text: Sequence[int]
+
+
+class LevelTexts:
+    """Processes a drafter's logits level by level of a growing tree, as the target's would be.
+
+    Args:
+        written: the text; None: logits stay as they are.
+        support: (D,) int64, the target ids of the columns of the logits.
+        vocab_size: V of the target.
+    """
+
+    def __init__(self, written: Written | None, support: Tensor, vocab_size: int) -> None:
+        self._written, self._support, self._vocab_size = written, support, vocab_size
+        # (k, length) target ids that the level's nodes follow, themselves included.
+        self._texts = None if written is None else torch.tensor([list(written.text)], device=support.device)
+
+    def descend(self, tokens: Tensor, parents: Tensor) -> None:
+        """The next level: (k,) target ids, and (k,) the index of each one's parent in the level before."""
+        if self._texts is not None:
+            self._texts = torch.cat([self._texts[parents], tokens[:, None]], dim=1)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(k, D) logits of what follows the level's nodes -> the same, processed."""
+        if self._written is None or self._texts is None:
+            return logits
+        return self._written.processors.of_draft(logits, self._texts, self._support, self._vocab_size)

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from eagle.decoding.method import DEFAULT_SAMPLING, Method
-from eagle.drafters.eagle3.drafter import Drafter
+from eagle.drafters.eagle3.drafter import HeadDrafter
 from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.target.target import Target
 from eagle.tree.shape import TreeShape
@@ -45,16 +45,16 @@ def accepted_lengths(
         For each method a list per prompt with an entry per context.
     """
     shape = TreeShape(nodes + 1, levels - 1, 10, DEFAULT_SAMPLING)
+    drafter = HeadDrafter(head)
     candidates = [
-        Candidate(method.shape(shape), (method.rule,), (shape.total_token,), draws) for method in METHODS.values()
+        Candidate(drafter, method.shape(shape), (method.rule,), (shape.total_token,), draws)
+        for method in METHODS.values()
     ]
     lengths: dict[str, list[list[float]]] = {name: [] for name in METHODS}
-    drafter = Drafter(head)
     for number, prompt in enumerate(tqdm(prompts, unit="prompt", dynamic_ncols=True)):
         # The same draws for every head; texts part only where trees have drawn differently often.
         found = expected_lengths(
             target,
-            drafter,
             torch.tensor([prompt], device=target.device),
             candidates,
             Warper(temperature),

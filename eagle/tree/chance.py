@@ -28,6 +28,12 @@ class Chance:
     law: Callable[[Tensor], Tensor] | None
     choose: Callable[[Tensor], Tensor]
 
+    def of(self, logits: Tensor) -> Tensor:
+        """(k, D) logits -> (k, D) probabilities, the laws of samples; float32, float64 for float64 logits."""
+        if self.law is not None:
+            return self.law(logits)
+        return logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
 
 def chance(shape: TreeShape, warper: Warper, generator: torch.Generator | None) -> Chance | None:
     """How the samples of a tree are drawn in a text: from laws warped like the target's.

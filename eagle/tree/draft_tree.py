@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from eagle.devices import sent
+
 ONE_HOT = -1
 
 
@@ -15,7 +17,7 @@ class Laws:
     """What the tokens of a tree's nodes were drawn from, given everything drawn before them.
 
     Attributes:
-        rows: (R, D) probabilities over the draft vocabulary, one row per sampled node, each of sum 1.
+        rows: (R, D) probabilities over the draft vocabulary, each of sum 1.
         row_of: (N,) int64 on the host, the row of each node; ``ONE_HOT`` where the token was picked, not drawn.
         columns: (N,) int64 on the host, each node's token as an index into the draft vocabulary; -1 where it is not in
             it, as the root's may not be.
@@ -43,6 +45,8 @@ class DraftTree:
         keys: (N,) float32 (float64 for a float64 head) on the head's device, the logarithm of what a node was ranked
             by; 0 for the root. Of deterministic nodes it is the head's cumulative log-probability.
         laws: of the sampled nodes; None: the tree has none.
+        twins: (N,) int64 on the host, where a sibling has the same token: for each node the eldest such sibling, else
+            the node itself. Younger ones are leaves, which nobody needs to score. None: all siblings differ.
     """
 
     tokens: Tensor
@@ -50,6 +54,7 @@ class DraftTree:
     depths: Tensor
     keys: Tensor
     laws: Laws | None = None
+    twins: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -88,6 +93,23 @@ class DraftTree:
             current = self.parents[current]
         return seen
 
+    def scored(self) -> tuple[DraftTree, Tensor]:
+        """The tree that the target has to score for this one, without laws, and for each node of this one its place
+        there, (N,) int64 on the host."""
+        if self.twins is None:
+            return self, torch.arange(len(self))
+        eldest = self.twins == torch.arange(len(self))
+        place = (eldest.cumsum(0) - 1)[self.twins]
+        return (
+            DraftTree(
+                self.tokens[eldest],
+                place[self.parents[eldest]],
+                self.depths[eldest],
+                self.keys[sent(eldest, self.keys.device)],
+            ),
+            place,
+        )
+
     def best(self, total_token: int) -> DraftTree:
         """Of a grown tree: the tree that growth with the same draws and a smaller ``total_token`` keeps, which are its
         first nodes."""
@@ -100,6 +122,7 @@ class DraftTree:
             depths=self.depths[:total_token],
             keys=self.keys[:total_token],
             laws=laws,
+            twins=None if self.twins is None else self.twins[:total_token],
         )
 
 

@@ -21,10 +21,11 @@ from eagle.devices import sent
 from eagle.errors import InputError
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
+from eagle.tree.paths import draw_paths
 from eagle.tree.shape import TreeShape
 
 Expand = Callable[[Tensor, Tensor], Tensor]
-"""``expand(tokens, parents) -> logits``: run the head on one level.
+"""``expand(tokens, parents) -> logits``: run the drafter's model on one level.
 
 tokens: (k,) draft ids of the frontier; parents: (k,) index of each one's parent in the frontier before it (all 0 for
 the first level, whose parent is the root). Returns (k, draft vocabulary) logits of what follows each of them.
@@ -59,7 +60,12 @@ def grow(
         shape: bounds of the tree, for the temperature at hand (``TreeShape.at``).
         levels: levels to grow, at least 1 (see ``TreeShape.levels``).
         chance: what samples are drawn from, and how; needed where ``shape`` has samples.
+
+    Raises:
+        InputError: logits with NaN.
     """
+    if shape.paths is not None:
+        return draw_paths(root, root_logits, expand, support, shape.paths, levels, needed(chance))
     wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
     families = [_family(root_logits[None], root_logits.new_zeros(1, dtype=wide), shape, chance)]
     frontiers = [torch.zeros(1, dtype=torch.int64, device=root_logits.device)]
@@ -100,8 +106,7 @@ def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chanc
     keys = keys.masked_fill(unpicked, -torch.inf)
     if not sampling.samples:
         return _Family(tokens, keys)
-    if chance is None:
-        raise ValueError("a shape with samples needs something to draw them with")
+    chance = needed(chance)
     pool = q if chance.law is None else chance.law(logits)
     pool.scatter_(1, tokens, pool.gather(1, tokens).mul_(unpicked))
     mass = pool.sum(-1, keepdim=True)
@@ -116,6 +121,13 @@ def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chanc
         if j + 1 < sampling.samples:
             weights = weights.scatter(1, column, 0.0)
     return _Family(torch.cat(drawn, dim=1), torch.cat(sample_keys, dim=1), pool, sampling.samples)
+
+
+def needed(chance: Chance | None) -> Chance:
+    """What samples are drawn with, which a shape that has some cannot do without."""
+    if chance is None:
+        raise ValueError("a shape with samples needs something to draw them with")
+    return chance
 
 
 def best(keys: Tensor, count: int) -> Tensor:
@@ -140,7 +152,7 @@ def _select(
     state = torch.where(kept_keys.isnan(), -1, (kept_keys > -torch.inf).long())
     facts = torch.stack([state, kept, torch.cat(parents)[kept], columns, support[columns]]).tolist()
     if -1 in facts[0]:
-        raise InputError("the draft head's logits contain NaN; check its weights, or load the pair in a wider dtype")
+        raise InputError("the drafter's logits contain NaN; check its weights, or load the pair in a wider dtype")
     # Where fewer candidates exist than may stay, those that do not exist come last.
     existing = sum(facts[0])
     candidates, parent_ids, column_ids, targets = (values[:existing] for values in facts[1:])

@@ -12,7 +12,7 @@ AUTO_TOTAL_TOKEN = -1
 
 MOST_SAMPLES = 3
 
-DETERMINISTIC, HYBRID, CHAIN = TREES = ("deterministic", "hybrid", "chain")
+DETERMINISTIC, HYBRID, CHAIN, PATHS = TREES = ("deterministic", "hybrid", "chain", "paths")
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,14 @@ class TreeShape:
         depth: expansions after the first level, so the tree has at most ``depth + 1`` levels below the root.
         top_k: deterministic children an expanded node may have, and expanded nodes a level.
         sampling: sampled children; None: all are deterministic, which is EAGLE-3's tree.
+        paths: of a tree that is so many chains, each drawn by itself from the root on; None for every other tree.
     """
 
     total_token: int
     depth: int
     top_k: int
     sampling: Sampling | None = None
+    paths: int | None = None
 
     def __post_init__(self) -> None:
         if whole_number("total_token", self.total_token) < 2:
@@ -71,10 +73,24 @@ class TreeShape:
             raise InputError(f"depth must be 0 or more, not {self.depth}")
         if whole_number("top_k", self.top_k) < 1:
             raise InputError(f"top_k must be 1 or more, not {self.top_k}")
+        if self.paths is not None and whole_number("paths", self.paths) < 1:
+            raise InputError(f"paths must be 1 or more, not {self.paths}")
+
+    @classmethod
+    def chain(cls, length: int) -> TreeShape:
+        """A single path of ``length`` sampled tokens."""
+        return cls(length + 1, length - 1, 1, CHAIN_SAMPLING)
+
+    @classmethod
+    def several_paths(cls, paths: int, length: int) -> TreeShape:
+        """Several such paths, which share what they have in common."""
+        return cls(paths * length + 1, length - 1, 1, CHAIN_SAMPLING, paths)
 
     @property
     def kind(self) -> str:
-        """One of ``TREES``: EAGLE-3's tree, one with sampled children too, or a single sampled path."""
+        """One of ``TREES``: EAGLE-3's tree, one with sampled children too, one sampled path, or several."""
+        if self.paths is not None:
+            return PATHS
         if self.sampling is None:
             return DETERMINISTIC
         alone = self.top_k == 1 and self.sampling.threshold is None and self.sampling.samples == 1
@@ -87,7 +103,9 @@ class TreeShape:
         if self.sampling is None or temperature >= 1.0:
             return self
         if temperature == 0.0:
-            return replace(self, sampling=None)
+            # Paths that are not drawn are all the same one.
+            one = self if self.paths is None else TreeShape.chain(self.depth + 1)
+            return replace(one, sampling=None)
         threshold = self.sampling.threshold
         if threshold is not None:
             threshold *= temperature**2
@@ -100,5 +118,9 @@ class TreeShape:
 
     @property
     def most_drafted(self) -> int:
-        """Nodes that growth may hand to the head, summed over the levels: the room a head's cache needs."""
-        return self.top_k * self.depth
+        """Nodes that growth may hand to the drafter's model, summed over the levels: the room its cache needs."""
+        return (self.paths or self.top_k) * self.depth
+
+
+CHAIN_SAMPLING = Sampling(threshold=None, rho=1.0, samples=1)
+"""Every child is drawn, one of each node."""

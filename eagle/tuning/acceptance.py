@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from eagle.clock import Clock
-from eagle.drafters.eagle3.drafter import Drafter
+from eagle.drafters.drafter import Drafter, Reads
 from eagle.target.processors import processors_of
 from eagle.target.target import Target
-from eagle.target.text import Written
+from eagle.target.text import Text
 from eagle.tree.chance import chance
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.shape import TreeShape
@@ -27,15 +27,17 @@ from eagle.verification import RULES, Rule
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tree and how it is verified.
+    """A tree, what drafts it and how it is verified.
 
     Attributes:
+        drafter: drafts it.
         shape: of the tree, its ``total_token`` that of the largest size.
         rules: each of them is applied to the same trees; at temperature 0 ``greedy`` in place of each.
         sizes: values of ``total_token`` to look at, none above the shape's.
         draws: trees drafted in each context; of those without samples it is always one.
     """
 
+    drafter: Drafter
     shape: TreeShape
     rules: tuple[Rule, ...]
     sizes: tuple[int, ...]
@@ -49,10 +51,12 @@ class Measured:
     Attributes:
         lengths: expected accepted lengths, for each rule and each size.
         seconds: that drafting a tree took.
+        scored: nodes of the largest size that the target has to score, the root included.
     """
 
     lengths: list[list[float]]
     seconds: float
+    scored: float
 
 
 def expected_length(rule: Rule, tree: DraftTree, target_probs: Tensor, total_token: int) -> float:
@@ -94,7 +98,6 @@ def union(trees: Sequence[DraftTree]) -> tuple[DraftTree, list[Tensor]]:
 @torch.inference_mode()
 def expected_lengths(
     target: Target,
-    drafter: Drafter,
     prompt: Tensor,
     candidates: Sequence[Candidate],
     warper: Warper,
@@ -107,7 +110,6 @@ def expected_lengths(
 
     Args:
         target: the model.
-        drafter: its drafter.
         prompt: (1, n) int64.
         candidates: what to compare.
         warper: of the text, and of the laws.
@@ -124,41 +126,41 @@ def expected_lengths(
         For each context what each candidate did.
     """
     text_rule = RULES["greedy" if warper.greedy else "tokenwise"]
-    processors = processors_of(target.model, prompt, length := prompt.shape[1] + contexts * every, stop_ids)
+    length = prompt.shape[1] + contexts * every
+    processors = processors_of(target.model, prompt, length, stop_ids)
     target.refuse_crossing(prompt.shape[1], length + max(candidate.shape.depth for candidate in candidates) + 1)
     shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
     sources = [chance(shape, warper, generator) for shape in shapes]
     draws = [1 if source is None else candidate.draws for candidate, source in zip(candidates, sources, strict=True)]
-    largest = max(shapes, key=lambda shape: shape.most_drafted)
     cache = target.new_cache(length + sum(n * shape.total_token for n, shape in zip(draws, shapes, strict=True)))
-    head_cache = drafter.new_cache(length, largest)
-    scores = target.prefill(prompt, cache)
-    text, features = prompt[0].tolist(), scores.features
-    tokens = text[1:]
+    tokens: list[int] = prompt[0].tolist()
+    text = Text(prompt, warper, length, stop_ids, generator, processors)
+    largest: dict[Drafter, TreeShape] = {}
+    for candidate, shape in zip(candidates, shapes, strict=True):
+        known = largest.setdefault(candidate.drafter, shape)
+        largest[candidate.drafter] = max(known, shape, key=lambda one: one.most_drafted)
+    draftings = {drafter: drafter.begin(text, tokens, shape) for drafter, shape in largest.items()}
+    features = any(drafter.reads is Reads.FEATURES for drafter in draftings)
+    scores = target.prefill(prompt, cache, features)
+    for drafting in draftings.values():
+        drafting.read(scores)
 
     def law(tree: DraftTree, logits: Tensor) -> Tensor:
-        return warper(logits if processors is None else processors(logits, tree, text))
+        return warper(logits if processors is None else processors(logits, tree, tokens))
 
     for step in range(contexts * every):
-        last = root_only(text[-1])
+        last = root_only(tokens[-1])
         root = int(text_rule.verify(last, law(last, scores.logits), generator).next_token)
-        if root in stop_ids or features is None:
+        if root in stop_ids:
             break
         tokens.append(root)
-        text.append(root)
         if step % every == 0:
-            committed, following = head_cache.committed, torch.tensor(tokens)
-            written = None if processors is None else Written(processors, text)
             trees: list[list[DraftTree]] = []
             seconds: list[float] = []
-            for shape, source, count in zip(shapes, sources, draws, strict=True):
-                trees.append([])
+            for candidate, shape, source, count in zip(candidates, shapes, sources, draws, strict=True):
                 clock = Clock(target.device)
-                for _ in range(count):
-                    head_cache.committed = committed
-                    trees[-1].append(
-                        drafter.draft(features, following, root, head_cache, shape, shape.depth + 1, source, written)
-                    )
+                drafting = draftings[candidate.drafter]
+                trees.append([drafting.draft(shape, shape.depth + 1, source) for _ in range(count)])
                 seconds.append(clock.lap() / count)
             whole, places = union([tree for drawn in trees for tree in drawn])
             probs = law(whole, target.score(whole, cache, features=False).logits)
@@ -171,12 +173,12 @@ def expected_lengths(
                     [fmean(expected_length(rule, tree, p, size) for tree, p in scored) for size in candidate.sizes]
                     for rule in ([text_rule] * len(candidate.rules) if warper.greedy else candidate.rules)
                 ]
-                measured.append(Measured(lengths, spent))
+                measured.append(Measured(lengths, spent, fmean(float(len(tree.scored()[0])) for tree in drawn)))
             yield measured
-            tokens, features = [], features[:0]
-        scores = target.score(root_only(root), cache)
+        scores = target.score(root_only(root), cache, features)
         cache.keep((0,))
-        if scores.features is not None:
-            features = torch.cat([features, scores.features])
+        for drafting in draftings.values():
+            drafting.learn(root_only(root), scores, (0,))
     target.recycle(cache)
-    drafter.recycle(head_cache)
+    for drafting in draftings.values():
+        drafting.end()

@@ -15,8 +15,8 @@ from torch import Tensor
 from eagle.clock import Clock
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import Method
-from eagle.drafters.eagle3.drafter import Drafter
-from eagle.drafters.eagle3.head import Eagle3Head
+from eagle.decoding.speculation import Speculation
+from eagle.drafters.drafter import Drafter
 from eagle.target.target import Target
 from eagle.target.text import Text
 from eagle.tree.draft_tree import DraftTree
@@ -31,14 +31,14 @@ ROUNDS = 24
 REPEATS = 5
 
 
-def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape:
+def tuned_shape(target: Target, drafter: Drafter, shape: TreeShape) -> TreeShape:
     """``shape`` with the ``total_token`` of most expected tokens per second on this machine.
 
     Takes a few seconds on a CPU: decodes some rounds at temperature 1 with the largest tree, then times each size.
 
     Args:
         target: the model.
-        head: its draft head.
+        drafter: drafts the trees.
         shape: what to keep; its ``total_token`` is the largest size tried. With samples it is verified jointly, else
             token-wise.
     """
@@ -54,9 +54,8 @@ def tuned_shape(target: Target, head: Eagle3Head, shape: TreeShape) -> TreeShape
     limit = min(1 + ROUNDS * (shape.depth + 2), target.context_length or 2048)
     decoding = Decoding(
         target,
-        (Drafter(head), shape),
+        Speculation(drafter, shape, Rule(rule.name, observe, rule.lossless)),
         Text(prompt, Warper(temperature=1.0), limit, generator=torch.Generator().manual_seed(0)),
-        rule=Rule(rule.name, observe, rule.lossless),
     )
     while not decoding.finished and len(decoding.info["tree_time"]) < ROUNDS:
         decoding.step()

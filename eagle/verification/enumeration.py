@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eagle.tree.draft_tree import DraftTree
 from eagle.verification import Rule
-from eagle.verification.naive_hsd import modified_target
+from eagle.verification.naive_hsd import carried, modified_target
 from eagle.verification.verdict import Plan, endings
 
 Path = tuple[int, ...]
@@ -113,10 +113,16 @@ def exact(case: Case, rules: Sequence[Rule]) -> dict[str, Exact]:
         begun: dict[Path, float] = {}
         accepted = 0.0
         for weight, tree in trees:
-            plan = rule.plan(tree, torch.stack([case.target(path) for path in paths_of(tree)]))
+            target_probs = torch.stack([case.target(path) for path in paths_of(tree)])
+            plan = rule.plan(tree, target_probs)
             for (path, token), share in outcomes(tree, plan).items():
                 accepted += weight * share * len(path)
-                for text, rest in _continued(case, rule, tree, path, token).items():
+                follows = (
+                    _continued(case, tree, target_probs, path, token)
+                    if rule.follows_every_prefix
+                    else {(*path, token): 1.0}
+                )
+                for text, rest in follows.items():
                     begun[text] = begun.get(text, 0.0) + weight * share * rest
         results[rule.name] = Exact(accepted, distance(text_law(case.target, begun, case.length), wanted))
     return results
@@ -153,28 +159,20 @@ def distance(one: dict[Path, float], other: dict[Path, float]) -> float:
     return 0.5 * math.fsum(abs(one.get(path, 0.0) - other.get(path, 0.0)) for path in one.keys() | other.keys())
 
 
-def _continued(case: Case, rule: Rule, tree: DraftTree, path: Path, token: int) -> dict[Path, float]:
-    """What follows a round's last token before the target takes over: nothing, but for ``naive_hsd``, which carries its
-    modified target on to the length of the chain."""
-    text = (*path, token)
-    if rule.name != "naive_hsd" or len(path) == tree.draft_length - 1:
-        return {text: 1.0}
-    r, done = 1.0, {text: 1.0}
-    for place in range(len(text)):
-        p, q = float(case.target(text[:place])[text[place]]), float(case.draft(text[:place])[text[place]])
-        r = r * p / q if q > 0 else math.inf
-    ratios = {text: r}
-    for length in range(len(text), tree.draft_length - 1):
-        for begun in [begun for begun in done if len(begun) == length]:
-            weight, r = done.pop(begun), ratios[begun]
-            if weight == 0:
-                continue
-            p_row, q_row = case.target(begun), case.draft(begun)
-            for following, share in enumerate(modified_target(p_row, q_row, r).tolist()):
-                longer = (*begun, following)
-                done[longer] = weight * share
-                q = float(q_row[following])
-                ratios[longer] = r * float(p_row[following]) / q if q > 0 else math.inf
+def _continued(case: Case, tree: DraftTree, target_probs: Tensor, path: Path, token: int) -> dict[Path, float]:
+    """What ``naive_hsd`` emits behind a round's last token before the target takes over: its modified target is carried
+    on to the length of the chain."""
+    done: dict[Path, float] = {}
+    going = [((*path, token), 1.0, carried(tree, target_probs, len(path), token))]
+    while going:
+        text, weight, state = going.pop()
+        if state.over:
+            done[text] = done.get(text, 0.0) + weight
+            continue
+        p, q = case.target(text), case.draft(text)
+        for following, share in enumerate(modified_target(p, q, state.ratio).tolist()):
+            if weight * share > 0:
+                going.append(((*text, following), weight * share, state.behind(p, q, following)))
     return done
 
 

@@ -76,12 +76,14 @@ class Rule:
         plan: lays the plan for a tree; touches no model.
         lossless: whether what it emits has the target's law, which ``eagle.verification.exact`` shows.
         chains_only: whether it refuses a tree that branches.
+        follows_every_prefix: whether its rounds go on behind tokens that were not drafted, see ``naive_hsd``.
     """
 
     name: str
     plan: Callable[[DraftTree, Tensor], Plan]
     lossless: bool
     chains_only: bool = False
+    follows_every_prefix: bool = False
 
     def verify(self, tree: DraftTree, target_probs: Tensor, generator: torch.Generator | None = None) -> Verdict:
         """Decide what of a tree is accepted and which token follows.

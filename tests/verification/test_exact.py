@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eagle.tree import growth as tree_module
@@ -53,6 +53,7 @@ def test_lossless_on_random_trees(seed: int, vocabulary: int, sparse: bool, hole
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**31 - 1), length=st.integers(1, 4), zeros=st.sampled_from([0.0, 0.3]))
+@example(seed=108325, length=4, zeros=0.0)  # a token is drawn for a rounding error, and nothing is left behind it
 def test_lossless_on_random_chains(seed: int, length: int, zeros: float) -> None:
     target = random_table(3, seed, zeros=zeros)
     draft = random_table(3, seed + 1, zeros=zeros, like=target)

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache
-from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP
-from eagle.target.text import Written
+from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores
+from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.growth import grow
 from eagle.tree.shape import TreeShape
 
 
-class Drafter:
+class HeadDrafter(Drafter):
     """Drafts trees with one head.
 
     Args:
         head: the draft head, in evaluation mode.
     """
 
+    name, reads = "eagle3", Reads.FEATURES
+
     def __init__(self, head: Eagle3Head) -> None:
         self.head = head
         self.support = head.to_target(torch.arange(head.config.draft_vocab_size, device=head.fc.weight.device))
         self._spare: HeadCache | None = None
 
-    def new_cache(self, capacity: int, shape: TreeShape) -> HeadCache:
+    def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> HeadDrafting:
+        """See ``Drafter.begin``."""
+        return HeadDrafting(self, self._cache(text.limit, largest), text, tokens)
+
+    def _cache(self, capacity: int, largest: TreeShape) -> HeadCache:
         """An empty cache for ``capacity`` tokens and the largest tree behind them, recycled if possible."""
-        needed = capacity + max(shape.most_drafted, PREFILL_STEP)
+        needed = capacity + max(largest.most_drafted, PREFILL_STEP)
         cache, self._spare = self._spare, None
         if cache is None or cache.capacity < needed:
             return self.head.new_cache(needed)
@@ -40,66 +49,96 @@ class Drafter:
         """Take a cache that is not used any more."""
         self._spare = cache
 
-    def draft(
-        self,
-        features: Tensor,
-        tokens: Tensor,
-        root: int,
-        cache: HeadCache,
-        shape: TreeShape,
-        room: int,
-        chance: Chance | None = None,
-        written: Written | None = None,
-    ) -> DraftTree:
-        """Commit what the target said of the newest tokens, and draft what may follow.
 
-        Args:
-            features: (n, k * target H) features of n committed tokens the cache has not seen yet, in order.
-            tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
-            root: the last of ``tokens``, on the host.
-            cache: the head's cache.
-            shape: bounds of the tree, for the temperature at hand.
-            room: levels below the root that may still be emitted.
-            chance: what samples are drawn from, and how; needed where ``shape`` has samples.
-            written: what the target's logits are processed with; None: they are not.
+class HeadDrafting(Drafting):
+    """The head at one text. It reads each token beside the feature of the one before, so a token's keys and values are
+    there once the next one is known.
 
-        Returns:
-            The tree; only its root where there is no room.
-        """
-        levels = shape.levels(room)
+    Args:
+        drafter: whose head it is.
+        cache: an empty one.
+        text: that is written.
+        tokens: of it so far.
+    """
+
+    def __init__(self, drafter: HeadDrafter, cache: HeadCache, text: Text, tokens: Sequence[int]) -> None:
+        self.drafter, self.head, self.cache = drafter, drafter.head, cache
+        self.tokens, self.written = tokens, text.written(tokens)
+        self.prompt_length = text.prompt.shape[1]
+        # How many tokens' keys and values stay, and the features of those behind them, up to the last but one.
+        self._known = 0
+        self._waiting: list[Tensor] = []
+        self._drafted = False
+
+    def read(self, prompt: Scores) -> None:
+        """See ``Drafting.read``."""
+        features = _needed(prompt)
+        # All that a restart needs to know: what else the target said of the prompt is in the cache by then.
+        self._prompt_end = features[-1:].clone()
+        self._waiting = [features]
+
+    def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
+        """See ``Drafting.draft``."""
+        root, levels = self.tokens[-1], shape.levels(room)
         if levels < 1:
             return root_only(root)
-        level = _Level(self.head, cache, self._commit(features, tokens, cache), self.support, written)
-        return grow(root, level.root_logits, level.expand, self.support, shape, levels, chance)
+        self.cache.committed, self._drafted = self._known, True
+        features = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
+        following = torch.tensor(self.tokens[-len(features) :])
+        support = self.drafter.support
+        texts = LevelTexts(self.written, support, len(self.head.embedding))
+        level = _Level(self.head, self.cache, self._commit(features, following), texts)
+        return grow(root, level.root_logits, level.expand, support, shape, levels, chance)
 
-    def _commit(self, features: Tensor, tokens: Tensor, cache: HeadCache) -> Tensor:
-        """Run the head over committed tokens, in pieces as the target reads a prompt; (1, H), the last output."""
+    def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
+        """See ``Drafting.learn``."""
+        if self._drafted:
+            self._known, self._waiting, self._drafted = self.cache.committed, [], False
+        self._waiting.append(_needed(scores)[list(path)])
+
+    def restart(self) -> None:
+        """See ``Drafting.restart``."""
+        self._known, self._waiting, self._drafted = self.prompt_length - 1, [self._prompt_end], False
+
+    def end(self) -> None:
+        """See ``Drafting.end``."""
+        self.drafter.recycle(self.cache)
+
+    def _commit(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Run the head over committed tokens, in pieces as the target reads a prompt; (1, H), the last output.
+
+        Args:
+            features: (n, k * target H) of n tokens that the cache has not seen yet, in order.
+            tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
+        """
         device, length = self.head.fc.weight.device, len(tokens)
         # The few lengths of a round need no filling up, and the filling is overwritten by what comes next.
         filled = -(-length // PREFILL_STEP) * PREFILL_STEP if length > PREFILL_STEP else length
         features = functional.pad(features.to(device), (0, 0, 0, filled - length))
         tokens = functional.pad(tokens.to(device), (0, filled - length))
-        first = cache.committed
+        first = self.cache.committed
         for start in range(0, length, PREFILL_CHUNK):
             piece = slice(start, start + PREFILL_CHUNK)
             hidden = self.head.project(features[piece])
-            output = self.head(tokens[piece], hidden, cache, slot=first + start, position=first + start)
+            output = self.head(tokens[piece], hidden, self.cache, slot=first + start, position=first + start)
             last = output[min(length - start, len(output)) - 1]
-        cache.committed += length
+        self.cache.committed += length
         return last[None]
+
+
+def _needed(scores: Scores) -> Tensor:
+    if scores.features is None:
+        raise ValueError("a head reads the target's features")
+    return scores.features
 
 
 class _Level:
     """The level of a tree that the head ran on last; its keys and values lie behind the committed ones."""
 
-    def __init__(
-        self, head: Eagle3Head, cache: HeadCache, output: Tensor, support: Tensor, written: Written | None
-    ) -> None:
-        self.head, self.cache, self.support, self.written = head, cache, support, written
-        # (k, length) target ids that the level's nodes follow, themselves included, where somebody asks.
-        self.texts = None if written is None else torch.tensor([written.text], device=output.device)
+    def __init__(self, head: Eagle3Head, cache: HeadCache, output: Tensor, texts: LevelTexts) -> None:
+        self.head, self.cache, self.texts = head, cache, texts
         logits, self.hidden = head.predict(output)
-        self.root_logits = self._processed(logits)[0]
+        self.root_logits = texts(logits)[0]
         self.slot = self.position = cache.committed
         # What each node of the level sees among the tree's slots; the root's own entry is a committed one.
         self.seen = torch.zeros(1, 0, dtype=torch.bool, device=output.device)
@@ -108,8 +147,7 @@ class _Level:
         """Run the head on the children ``tokens`` (draft ids) of ``parents`` (indices into the level before)."""
         n = len(tokens)
         target_tokens = self.head.to_target(tokens)
-        if self.texts is not None:
-            self.texts = torch.cat([self.texts[parents], target_tokens[:, None]], dim=1)
+        self.texts.descend(target_tokens, parents)
         itself = torch.eye(n, dtype=torch.bool, device=tokens.device)
         self.seen = torch.cat([self.seen[parents], itself], dim=1)
         committed = itself.new_ones(n, self.cache.committed)
@@ -124,10 +162,4 @@ class _Level:
         logits, self.hidden = self.head.predict(output)
         self.slot += n
         self.position += 1
-        return self._processed(logits)
-
-    def _processed(self, logits: Tensor) -> Tensor:
-        """(k, D) logits of what follows the level's nodes, as the target's would be."""
-        if self.written is None or self.texts is None:
-            return logits
-        return self.written.processors.of_draft(logits, self.texts, self.support, len(self.head.embedding))
+        return self.texts(logits)

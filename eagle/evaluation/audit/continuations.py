@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import Method
+from eagle.decoding.speculation import offer_of, speculation
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.target.processors import PathProcessors
@@ -46,7 +47,7 @@ def token_limit(model: EaModel, method: Method, prompt: Tensor, length: int) -> 
     Raises:
         InputError: more than the model's context, or positions that it encodes in two ways.
     """
-    shape, context = method.shape(model.shape), model.target.context_length
+    shape, context = method.shape(offer_of(model.offers, method).shape), model.target.context_length
     # The last round may begin one token short of the length, and must neither cut its tree nor reach the limit.
     limit = prompt.shape[1] + length + shape.levels(shape.total_token) + 1
     if context is not None and limit > context:
@@ -87,13 +88,12 @@ def speculative_texts(
     Raises:
         InputError: the prompt leaves no room, or logits with NaN or infinity.
     """
-    shape, start = method.shape(model.shape), prompt.shape[1]
+    chosen, start = speculation(model.offers, method, warper.temperature), prompt.shape[1]
     limit = token_limit(model, method, prompt, length)
     decoding = Decoding(
         model.target,
-        (model.drafter, shape),
+        chosen,
         Text(prompt, warper, limit, generator=generator, processors=processors),
-        method.rule,
     )
     texts = np.full((count, length), ENDED, dtype=np.int64)
     drafted = np.zeros((count, length), dtype=np.bool_)

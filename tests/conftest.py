@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from eagle.model.ea_model import EaModel
-from tests.tiny import load_pair, make_pair
+from tests.tiny import load_pair, make_draft_model, make_pair, write_letters
 
 MEMORY = 2 * 2**30
 """Bytes that one process of tests may come to need, with those it starts."""
@@ -37,3 +37,13 @@ def llama_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def llama(llama_pair: tuple[Path, Path]) -> EaModel:
     return load_pair(*llama_pair)
+
+
+@pytest.fixture(scope="session")
+def drafters(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
+    """A model with every drafter there is."""
+    folder = tmp_path_factory.mktemp("drafters")
+    base, head = make_pair(folder)
+    write_letters(base)
+    draft = make_draft_model(folder / "draft", initializer_range=0.3)
+    return load_pair(base, head, draft_model_path=str(draft), paths=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from eagle.drafters.eagle3.config import default_feature_layers
@@ -55,6 +55,22 @@ def make_base(architecture: str, folder: Path, seed: int = 0, **overrides: objec
     model.generation_config.pad_token_id = None
     model.save_pretrained(folder)
     return folder
+
+
+def write_letters(folder: Path, vocab: int = VOCAB) -> Path:
+    """Put a tokenizer beside a tiny model: a letter a token, from a on."""
+    letters = {chr(ord("a") + token): token for token in range(vocab)}
+    tokenizer = Tokenizer(models.WordLevel(vocab=letters, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="a").save_pretrained(folder)
+    return folder
+
+
+def make_draft_model(folder: Path, vocab: int = VOCAB, layers: int = 2, seed: int = 5, **overrides: object) -> Path:
+    """Save a small draft model for a tiny base with letters for tokens."""
+    make_base("llama", folder, seed=seed, vocab_size=vocab, num_hidden_layers=layers, **overrides)
+    return write_letters(folder, vocab)
 
 
 def stock_model(folder: Path) -> PreTrainedModel:

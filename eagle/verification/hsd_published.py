@@ -34,19 +34,22 @@ def _warn() -> None:
 
 
 class PublishedPlan(Plan):
-    """The published rule on a chain of any laws, or on a deterministic tree.
+    """The published rule on a chain of any laws, on a deterministic tree, or on several sampled paths.
 
     Raises:
-        InputError: a tree that branches and has sampled children, which the published code does not draft.
+        InputError: a tree with picked and sampled children, which the published code does not draft.
     """
 
     def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
         super().__init__(tree, target_probs)
         _warn()
         branches = any(len(children) > 1 for children in self.children)
-        if branches and tree.laws is not None and bool((tree.laws.row_of != ONE_HOT).any()):
+        drawn = [] if tree.laws is None else (tree.laws.row_of[1:] != ONE_HOT).tolist()
+        sampled = any(drawn)
+        if branches and sampled and not all(drawn):
             raise InputError(
-                "hsd_published verifies a chain or a deterministic tree; use tree='deterministic' or tree='chain'"
+                "hsd_published verifies a chain, a deterministic tree or sampled paths; use tree='deterministic', "
+                "tree='chain' or tree='paths'"
             )
         self._siblings = siblings = Siblings(tree, target_probs, by_level=False)
         p, over_q, self._probe = torch.stack([*siblings.of_nodes(), target_probs[:, 0].to(siblings.wide)]).tolist()
@@ -54,10 +57,13 @@ class PublishedPlan(Plan):
         self._ratio, capped = [1.0] * len(tree), [1.0] * len(tree)
         for node, children in enumerate(self.children):
             rejected = 0.0
+            steps = self._sampled_steps(node) if branches and sampled else None
             for place, child in enumerate(children):
                 if place == 0:
                     step = over_q[child]
                     self._ratio[child] = self._ratio[node] * step
+                elif steps is not None:
+                    step = self._ratio[child] = steps[place]
                 else:
                     step = self._ratio[child] = p[child] / (1.0 - rejected) if rejected < 1.0 else 0.0
                 capped[child] = min(1.0, capped[node] * step)
@@ -70,8 +76,33 @@ class PublishedPlan(Plan):
             for parent, stop in zip(siblings.parents.tolist(), tested.stop.tolist(), strict=True):
                 # Kept, or not, as if its first child were its only one.
                 r, first = capped[parent], self.children[parent][0]
-                alone = r * (1.0 - p[first]) / (1.0 - r * p[first]) if r < 1.0 else 1.0
-                self._keep[parent] = alone if branches else stop
+                if not branches:
+                    self._keep[parent] = stop
+                elif r < 1.0 and sampled:
+                    mass = float((r * target_probs[parent].to(siblings.wide) - self._law(first)).clamp(min=0.0).sum())
+                    self._keep[parent] = mass / (mass + 1.0 - r)
+                else:
+                    self._keep[parent] = r * (1.0 - p[first]) / (1.0 - r * p[first]) if r < 1.0 else 1.0
+
+    def _law(self, node: int) -> Tensor:
+        """(V,) law of a sampled node."""
+        laws = self.tree.laws
+        if laws is None:
+            raise ValueError("a tree without sampled nodes has no laws")
+        whole = self.target_probs.new_zeros(self.target_probs.shape[1], dtype=self._siblings.wide)
+        return whole.index_copy_(0, laws.support, laws.rows[laws.row_of[node]].to(whole.dtype))
+
+    def _sampled_steps(self, node: int) -> list[float]:
+        """For each child what the rejection of its elders left of the target's law, over its own law."""
+        left, steps = self.target_probs[node].to(self._siblings.wide), []
+        for child in self.children[node]:
+            law, token = self._law(child), int(self.tree.tokens[child])
+            q = float(law[token])
+            steps.append(float(left[token]) / q if q > 0 else 0.0)
+            left = (left - law).clamp(min=0.0)
+            mass = left.sum()
+            left = torch.where(mass > 0, left / mass, self.target_probs[node].to(left.dtype))
+        return steps
 
     def walk(self, toss: Toss) -> int:
         """See ``Plan.walk``."""

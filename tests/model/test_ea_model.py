@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import Method
+from eagle.decoding.speculation import Speculation, speculation
 from eagle.model.ea_model import EaModel
 from eagle.target.text import Text
 from eagle.tree.draft_tree import DraftTree
@@ -71,16 +74,13 @@ def test_a_seed_means_the_same_text_on_every_device(
 
 def test_rounds_draft_what_a_fresh_start_drafts(llama: EaModel) -> None:
     """The caches after commits and compactions hold what a prefill of the same tokens puts there."""
-    drafting = (llama.drafter, llama.shape)
-    decoding = Decoding(
-        llama.target, drafting, Text(PROMPT, Warper(1.0), 60, generator=torch.Generator().manual_seed(3))
-    )
+    usual = speculation(llama.offers, Method.named(hsd=False), 1.0)
+    decoding = Decoding(llama.target, usual, Text(PROMPT, Warper(1.0), 60, generator=torch.Generator().manual_seed(3)))
     while not decoding.finished:
         fresh = Decoding(
             llama.target,
-            drafting,
+            replace(usual, rule=forced(decoding.tokens[-1])),
             Text(torch.tensor([decoding.tokens[:-1]]), Warper(1.0), 60),
-            forced(decoding.tokens[-1]),
         )
         assert fresh.tree.tokens.tolist() == decoding.tree.tokens.tolist()
         assert fresh.tree.parents.tolist() == decoding.tree.parents.tolist()
@@ -94,7 +94,8 @@ def test_a_long_prompt_is_drafted_from_in_pieces(llama: EaModel, monkeypatch: py
     trees = []
     for chunk in (2048, 7):
         monkeypatch.setattr("eagle.drafters.eagle3.drafter.PREFILL_CHUNK", chunk)
-        start = Decoding(llama.target, (llama.drafter, llama.shape), Text(prompt, Warper(0.0), 60))
+        usual = speculation(llama.offers, Method.named(hsd=False), 0.0)
+        start = Decoding(llama.target, usual, Text(prompt, Warper(0.0), 60))
         trees.append(start.tree)
     assert trees[0].tokens.tolist() == trees[1].tokens.tolist()
     torch.testing.assert_close(trees[0].keys, trees[1].keys)
@@ -254,7 +255,8 @@ def test_hsd_samples_children_and_accepts_them(llama: EaModel) -> None:
 
     rule = Rule("hsd", observe, lossless=True)
     generator = torch.Generator().manual_seed(1)
-    decoding = Decoding(llama.target, (llama.drafter, shape), Text(PROMPT, Warper(1.0), 80, generator=generator), rule)
+    text = Text(PROMPT, Warper(1.0), 80, generator=generator)
+    decoding = Decoding(llama.target, Speculation(llama.drafter, shape, rule), text)
     while not decoding.finished:
         decoding.step()
     assert any(tree.laws is not None and (tree.laws.row_of >= 0).sum() >= 2 for tree in seen)

@@ -11,21 +11,26 @@ import torch
 from scipy.stats import chi2
 
 from eagle.model.ea_model import EaModel
-from eagle.tree import growth as tree_module
-from eagle.tree.shape import Sampling
+from eagle.tree import growth
+from eagle.tree.draft_tree import DraftTree
+from eagle.tree.shape import Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.verification import RULES
 from eagle.verification.enumeration import text_law
+from eagle.verification.naive_hsd import Carried
 from eagle.verification.siblings import Siblings
-from tests.model.rounds import PROMPT, SAMPLING, round_distance, target_table
-from tests.tiny import head_files, load_pair, make_base, write_head
+from tests.model.rounds import PROMPT, SAMPLING, generation_distance, round_distance, target_table
+from tests.tiny import head_files, load_pair, make_base, make_draft_model, write_head, write_letters
 
+# A new drafter is tested by adding a line.
+DRAFTERS = ("eagle3", "draft")
 PAIRS = [
     (tree, rule)
     for tree, rules in (
         ("deterministic", ("tokenwise", "hsd")),
         ("hybrid", ("tokenwise", "hsd")),
         ("chain", ("tokenwise", "blockwise", "hsd")),
+        ("paths", ("tokenwise", "hsd")),
     )
     for rule in rules
 ]
@@ -33,11 +38,92 @@ PAIRS = [
 
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize(("tree", "rule"), PAIRS)
+@pytest.mark.parametrize("drafter", DRAFTERS)
 def test_a_round_has_exactly_the_target_law(
-    llama: EaModel, tree: str, rule: str, sampling: tuple[float, float, int]
+    drafters: EaModel, drafter: str, tree: str, rule: str, sampling: tuple[float, float, int]
 ) -> None:
+    if tree == "paths" and not sampling[2]:
+        pytest.skip("every draw of several paths is enumerated: only where few tokens are possible")
     for first in (2, 5):
-        assert round_distance(llama, tree, RULES[rule], sampling, first) < 1e-9
+        assert round_distance(drafters, tree, RULES[rule], sampling, first, drafter=drafter) < 1e-9
+
+
+@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
+@pytest.mark.parametrize("paths", [1, 3])
+def test_a_round_of_other_numbers_of_paths_has_exactly_the_target_law(drafters: EaModel, rule: str, paths: int) -> None:
+    for levels, possible in ((1, 3), (2, 2)):
+        how = {"drafter": "draft", "paths": paths, "levels": levels}
+        assert round_distance(drafters, "paths", RULES[rule], (1.0, 0.0, possible), 2, **how) < 1e-9
+
+
+@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
+def test_that_test_sees_duplicates_that_are_left_out(
+    drafters: EaModel, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """A path that draws what an elder one has drawn goes on below it, but its draw is forgotten."""
+    draw_paths = growth.draw_paths
+
+    def merged(*how: object) -> DraftTree:
+        tree = draw_paths(*how)
+        if tree.twins is None:
+            return tree
+        kept = tree.twins == torch.arange(len(tree))
+        place = (kept.cumsum(0) - 1)[tree.twins]
+        laws = replace(tree.laws, row_of=tree.laws.row_of[kept], columns=tree.laws.columns[kept])
+        parents = place[tree.parents[kept]]
+        return DraftTree(tree.tokens[kept], parents, tree.depths[kept], tree.keys[kept], laws)
+
+    monkeypatch.setattr(growth, "draw_paths", merged)
+    distances = [
+        round_distance(drafters, "paths", RULES[rule], (1.0, 0.0, 3), first, drafter="draft") for first in (2, 5)
+    ]
+    assert max(distances) > 0.003
+
+
+@pytest.fixture(scope="module")
+def two_tokens(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
+    """A model of so few tokens that whole generations can be enumerated, with every drafter."""
+    folder = tmp_path_factory.mktemp("two")
+    base = write_letters(make_base("llama", folder / "base", vocab_size=2, num_hidden_layers=3), 2)
+    head = write_head(folder / "head", *head_files(base, draft_vocab=2))
+    draft = make_draft_model(folder / "draft", 2, layers=1, initializer_range=0.3)
+    return load_pair(base, head, draft_model_path=str(draft))
+
+
+# The bounds of the trees, and how many tokens are followed.
+GENERATIONS = {
+    "draft/chain:naive_hsd": (TreeShape(3, 1, 1), 4),
+    "draft/chain:hsd": (TreeShape(3, 1, 1), 3),
+    "draft/paths:hsd": (TreeShape(3, 0, 1, paths=2), 3),
+    "chain:tokenwise": (TreeShape(3, 1, 1), 3),
+}
+
+
+@pytest.mark.parametrize("method", GENERATIONS)
+def test_generations_of_two_rounds_have_exactly_the_target_law(
+    two_tokens: EaModel, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Through the whole loop, with everything that goes from one round to the next: caches, what the drafter learned,
+    the modified target that ``naive_hsd`` carries on."""
+    distance, rounds = generation_distance(two_tokens, method, *GENERATIONS[method], monkeypatch)
+    assert distance < 1e-9
+    assert rounds > 1.04
+
+
+def test_that_test_sees_a_modified_target_that_is_not_carried_on(
+    two_tokens: EaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eagle.decoding.decoding.carried", lambda *round_: Carried(1.0, 0))
+    assert generation_distance(two_tokens, "draft/chain:naive_hsd", TreeShape(3, 1, 1), 3, monkeypatch)[0] > 0.003
+
+
+@pytest.mark.filterwarnings("ignore:hsd_published")
+def test_the_published_rule_is_lossy_on_several_paths(drafters: EaModel) -> None:
+    distances = [
+        round_distance(drafters, "paths", RULES["hsd_published"], (1.0, 0.0, 3), first, drafter="draft")
+        for first in (2, 5)
+    ]
+    assert max(distances) > 0.003
 
 
 @pytest.mark.parametrize("samples", [2, 3])
@@ -66,7 +152,7 @@ def test_that_test_rejects_a_node_kept_for_its_own_token(
 
 def rank_by_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break growth: the key of a sampled node is what its own token is worth."""
-    family = tree_module._family
+    family = growth._family
 
     def by_own_token(logits, parent_keys, shape, chance):
         grown = family(logits, parent_keys, shape, chance)
@@ -74,7 +160,7 @@ def rank_by_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = torch.arange(own.shape[1]) >= own.shape[1] - grown.samples
         return replace(grown, keys=torch.where(drawn & (grown.keys > -torch.inf), own, grown.keys))
 
-    monkeypatch.setattr(tree_module, "_family", by_own_token)
+    monkeypatch.setattr(growth, "_family", by_own_token)
 
 
 def test_that_test_fails_when_the_residual_is_broken(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:

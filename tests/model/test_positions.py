@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import Method
+from eagle.decoding.speculation import speculation
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.target.positions import Switch, switch_of
@@ -67,7 +69,7 @@ def test_what_is_read_anew_is_forgotten_by_a_restart(tmp_path: Path) -> None:
     texts = []
     for restarted in (False, True):
         text = Text(prompt, Warper(1.0), 90, generator=torch.Generator().manual_seed(1))
-        decoding = Decoding(model.target, (model.drafter, model.shape), text)
+        decoding = Decoding(model.target, speculation(model.offers, Method.named(hsd=False), 1.0), text)
         if restarted:
             while len(decoding.tokens) < 80:
                 decoding.step()

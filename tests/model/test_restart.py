@@ -7,19 +7,20 @@ import torch
 
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import Method
+from eagle.decoding.speculation import speculation
 from eagle.model.ea_model import EaModel
 from eagle.target.text import Text
 from eagle.tree.warping import Warper
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
-METHODS = [None, Method("deterministic", "tokenwise"), Method("hybrid", "hsd"), Method("chain", "blockwise")]
+METHODS = [None, *map(Method.parse, ("eagle3", "hsd", "chain:blockwise", "draft/hybrid:hsd", "draft/paths:tokenwise"))]
+METHODS.append(Method.parse("draft/chain:naive_hsd"))
 
 
 def begun(model: EaModel, method: Method | None, seed: int, prompt: torch.Tensor = PROMPT) -> Decoding:
-    drafting = None if method is None else (model.drafter, method.shape(model.shape))
-    rule = {} if method is None else {"rule": method.rule}
     generator = torch.Generator().manual_seed(seed)
-    return Decoding(model.target, drafting, Text(prompt, Warper(1.0), 60, generator=generator), **rule)
+    chosen = speculation(model.offers, method, 1.0)
+    return Decoding(model.target, chosen, Text(prompt, Warper(1.0), 60, generator=generator))
 
 
 def finished(decoding: Decoding) -> tuple[list[int], list[int], list[int]]:
@@ -30,10 +31,10 @@ def finished(decoding: Decoding) -> tuple[list[int], list[int], list[int]]:
 
 @pytest.mark.parametrize("prompt", [PROMPT, PROMPT[:, :1]])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_restart_is_a_fresh_start(llama: EaModel, method: Method | None, prompt: torch.Tensor) -> None:
+def test_a_restart_is_a_fresh_start(drafters: EaModel, method: Method | None, prompt: torch.Tensor) -> None:
     accepted = 0
     for rounds in (0, 1, 7):
-        decoding = begun(llama, method, seed=1, prompt=prompt)
+        decoding = begun(drafters, method, seed=1, prompt=prompt)
         for seed in (2, 3, 4):
             for _ in range(rounds):
                 decoding.step()
@@ -41,7 +42,7 @@ def test_a_restart_is_a_fresh_start(llama: EaModel, method: Method | None, promp
             decoding.restart(torch.Generator().manual_seed(seed))
             assert decoding.new_tokens == 1
         again = finished(decoding)
-        assert again == finished(begun(llama, method, seed=4, prompt=prompt))
+        assert again == finished(begun(drafters, method, seed=4, prompt=prompt))
         assert len(decoding.info["tree_time"]) == len(again[1]) == len(decoding.info["draft_time"])
     assert (accepted > 0) == (method is not None)
 

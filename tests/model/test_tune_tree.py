@@ -16,6 +16,7 @@ from eagle.errors import InputError
 from eagle.model import tune_tree
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice
+from eagle.target.text import Text
 from eagle.tree.chance import chance
 from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
@@ -29,8 +30,10 @@ def test_expected_lengths_are_what_generations_accept(llama: EaModel) -> None:
     here only that both are of a size, and that more nodes are never worse."""
     shape = TreeShape(12, 2, 3)
     candidates = [
-        Candidate(shape, (RULES["tokenwise"], RULES["hsd"]), (4, 12)),
-        Candidate(TreeShape(12, 2, 3, Sampling(0.2, 0.5, 1)), (RULES["tokenwise"], RULES["hsd"]), (4, 12)),
+        Candidate(llama.drafter, shape, (RULES["tokenwise"], RULES["hsd"]), (4, 12)),
+        Candidate(
+            llama.drafter, TreeShape(12, 2, 3, Sampling(0.2, 0.5, 1)), (RULES["tokenwise"], RULES["hsd"]), (4, 12)
+        ),
     ]
     contexts = []
     for seed in range(6):
@@ -38,7 +41,6 @@ def test_expected_lengths_are_what_generations_accept(llama: EaModel) -> None:
         contexts += list(
             expected_lengths(
                 llama.target,
-                llama.drafter,
                 prompt,
                 candidates,
                 Warper(1.0),
@@ -64,9 +66,8 @@ def test_at_temperature_0_lengths_are_those_of_generations(llama: EaModel) -> No
     prompt = torch.tensor([[1, 5, 2, 7, 3]])
     measured = expected_lengths(
         llama.target,
-        llama.drafter,
         prompt,
-        [Candidate(shape, (RULES["tokenwise"], RULES["hsd"]), (8,))],
+        [Candidate(llama.drafter, shape, (RULES["tokenwise"], RULES["hsd"]), (8,))],
         Warper(0.0),
         contexts=12,
         every=1,
@@ -87,16 +88,11 @@ def test_trees_scored_as_one_are_scored_as_before(llama: EaModel) -> None:
     prompt = torch.randint(8, (1, 6), generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     shape = TreeShape(9, 2, 3, Sampling(0.2, 0.5, 2))
-    target, drafter = llama.target, llama.drafter
+    target, cache = llama.target, llama.target.new_cache(60)
     with torch.inference_mode():
-        cache, head_cache = target.new_cache(60), drafter.new_cache(20, shape)
-        features = target.prefill(prompt, cache).features
-        following = torch.cat([prompt[0, 1:], torch.tensor([3])])
-        trees = []
-        for _ in range(5):
-            head_cache.committed = 0
-            source = chance(shape, Warper(1.0), generator)
-            trees.append(drafter.draft(features, following, 3, head_cache, shape, 3, source))
+        drafting = llama.drafter.begin(Text(prompt, Warper(1.0), 20), [*prompt[0].tolist(), 3], shape)
+        drafting.read(target.prefill(prompt, cache))
+        trees = [drafting.draft(shape, 3, chance(shape, Warper(1.0), generator)) for _ in range(5)]
         whole, places = union(trees)
         assert max(map(len, trees)) < len(whole) < sum(map(len, trees))
         together = target.score(whole, cache).logits
@@ -134,7 +130,7 @@ def test_the_search_stores_what_the_programs_use(
         assert 3 <= shape.total_token <= 8
         assert (shape.sampling is not None) == (kind == HYBRID)
         choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", kind=kind)
-        assert TreeShape(**choice.tree_arguments("cpu")) == shape
+        assert choice.shape("cpu") == shape
     assert StoredTrees.read(pair[1], "cuda").at(0.3, DETERMINISTIC) == other
     assert StoredTrees.read(pair[1], "mps").at(1.0, HYBRID) == DEFAULT_TREE
 
@@ -145,7 +141,7 @@ def test_the_tree_found_at_the_nearest_temperature_is_used(pair: tuple[Path, Pat
     store(pair[1], "cpu", {DETERMINISTIC: {0.0: greedy, 1.0: small}})
     store(pair[1], "cpu", {DETERMINISTIC: {0.5: small, 1.0: large}})
     found = {
-        temperature: TreeShape(**ModelChoice(str(pair[0]), str(pair[1]), temperature=temperature).tree_arguments("cpu"))
+        temperature: ModelChoice(str(pair[0]), str(pair[1]), temperature=temperature).shape("cpu")
         for temperature in (0.0, 0.2, 0.3, 0.7, 0.8, 1.5)
     }
     assert found == {0.0: greedy, 0.2: greedy, 0.3: small, 0.7: small, 0.8: large, 1.5: large}
@@ -171,7 +167,7 @@ def test_a_model_without_bounds_drafts_the_stored_trees(pair: tuple[Path, Path])
     assert given.shape_for(Method.named(hsd=False), 1.0) == TreeShape(60, 3, 10)
     # A shape is taken as it is.
     chain = TreeShape(6, 4, 1, Sampling(None, 1.0, 1, draft_temperature=0.8))
-    assert given._method(True, None, chain, 1.0)[0] == chain
+    assert given._speculation(True, None, chain, None, 1.0).shape == chain
 
 
 @pytest.mark.parametrize("wrong", [["--largest", "2"], ["--shapes", "0"], ["--contexts", "0"], ["--deepest", "-1"]])

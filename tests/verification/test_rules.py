@@ -186,8 +186,8 @@ def test_the_published_rule_says_that_it_is_lossy() -> None:
 
 
 def test_the_published_rule_refuses_what_was_not_published() -> None:
-    tree = random_tree(torch.Generator().manual_seed(5), 8, 4, sampled=1.0)
-    with pytest.raises(ValueError, match="chain or a deterministic tree"):
+    tree = random_tree(torch.Generator().manual_seed(5), 8, 4, sampled=0.5)
+    with pytest.raises(ValueError, match="a chain, a deterministic tree or sampled paths"):
         RULES["hsd_published"].verify(tree, torch.full((8, 4), 0.25))
 
 

@@ -14,11 +14,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import Method
-from eagle.decoding.speculation import offer_of, speculation
+from eagle.decoding.speculation import speculation
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.target.processors import PathProcessors
 from eagle.target.text import Text
+from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 
 ENDED = -1
@@ -41,13 +42,13 @@ class Speculative:
     drafted: NDArray[np.bool_]
 
 
-def token_limit(model: EaModel, method: Method, prompt: Tensor, length: int) -> int:
+def token_limit(model: EaModel, shape: TreeShape, prompt: Tensor, length: int) -> int:
     """Tokens, the prompt's included, that a text may grow to so that its first ``length`` ones are not shaped by it.
 
     Raises:
         InputError: more than the model's context, or positions that it encodes in two ways.
     """
-    shape, context = method.shape(offer_of(model.offers, method).shape), model.target.context_length
+    context = model.target.context_length
     # The last round may begin one token short of the length, and must neither cut its tree nor reach the limit.
     limit = prompt.shape[1] + length + shape.levels(shape.total_token) + 1
     if context is not None and limit > context:
@@ -89,7 +90,7 @@ def speculative_texts(
         InputError: the prompt leaves no room, or logits with NaN or infinity.
     """
     chosen, start = speculation(model.offers, method, warper.temperature), prompt.shape[1]
-    limit = token_limit(model, method, prompt, length)
+    limit = token_limit(model, chosen.shape, prompt, length)
     decoding = Decoding(
         model.target,
         chosen,

@@ -118,11 +118,12 @@ def audited(model: EaModel, questions: Sequence[Question], settings: Settings) -
     tokenizer, arguments = model.get_tokenizer(), settings.chat_template_kwargs
     require_chat_template(tokenizer, model.base_model_path, arguments)
     prompts = []
+    shape = model.shape_for(settings.method, settings.temperature)
     for question in questions:
         with _naming(question):
             ids = chat_ids(tokenizer, [{"role": "user", "content": question.turns[0]}], arguments)
             prompts.append(ids.to(model.device))
-            token_limit(model, settings.method, prompts[-1], settings.tokens)
+            token_limit(model, shape, prompts[-1], settings.tokens)
     permutations = enough_permutations(len(questions) * settings.tokens + 2, settings.alpha)
     with tqdm(total=len(questions) * settings.draws, unit="text", dynamic_ncols=True) as bar:
         for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
@@ -144,7 +145,8 @@ def _audited_prompt(
     seeds = np.random.SeedSequence((settings.seed, number)).generate_state(3).tolist()
     warper = Warper(settings.temperature, settings.top_p, settings.top_k)
     stop_ids = model.stop_ids()
-    limit = token_limit(model, settings.method, prompt, settings.tokens)
+    shape = model.shape_for(settings.method, settings.temperature)
+    limit = token_limit(model, shape, prompt, settings.tokens)
     processors = processors_of(model.base_model, prompt, limit, stop_ids)
     drawn = speculative_texts(
         model,

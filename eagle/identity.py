@@ -24,8 +24,9 @@ from eagle.errors import InputError
 Identity = dict[str, str]
 """Of each file by its name: the SHA-256 of what it holds, or ``SAMPLED`` and the one of what was taken of it."""
 
-BASE, HEAD, INITIAL = "base_model_sha256", "ea_model_sha256", "initial_sha256"
-NAMES = {BASE: "base model", HEAD: "draft head", INITIAL: "head to start from"}
+BASE, HEAD, DRAFT = "base_model_sha256", "ea_model_sha256", "draft_model_sha256"
+INITIAL = "initial_sha256"
+NAMES = {BASE: "base model", HEAD: "draft head", DRAFT: "draft model", INITIAL: "head to start from"}
 """Settings that hold an ``Identity``, and whose it is."""
 SAMPLED = "sampled:"
 WHOLE = 1 << 30

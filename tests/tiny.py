@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from eagle.drafters.eagle3.config import default_feature_layers
 from eagle.drafters.eagle3.head import Eagle3Head, HeadConfig
@@ -161,6 +168,13 @@ def make_chat_pair(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> t
     )
     fast.save_pretrained(base)
     return base, write_head(folder / "head", *head_files(base, draft_vocab=100, weight=0.2))
+
+
+def make_chat_draft(base: Path, folder: Path) -> Path:
+    """A small draft model for the base of a chat pair."""
+    make_base("llama", folder, seed=5, vocab_size=258, num_hidden_layers=2, max_position_embeddings=2048)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
 
 
 def load_pair(base: Path, head: Path, **kwargs: object) -> EaModel:

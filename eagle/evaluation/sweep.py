@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[BASELINE, EAGLE3, HSD],
         help=f"{BASELINE} (autoregressive), {EAGLE3}, {HSD}, or a tree and a rule, as chain:blockwise "
-        f"(trees: {', '.join(TREES)}; rules: {', '.join(VERIFIERS)})",
+        f"(trees: {', '.join(TREES)}; rules: {', '.join(VERIFIERS)}); of the draft model: draft/chain:blockwise",
     )
     grid.add_argument("--temperature", type=float, nargs="+", default=[1.0], help="0 is greedy")
     grid.add_argument(

@@ -181,7 +181,7 @@ def test_shapes_follow_the_temperature() -> None:
 
 
 def test_a_head_of_nan_is_an_error() -> None:
-    with pytest.raises(ValueError, match="head's logits contain NaN"):
+    with pytest.raises(ValueError, match="drafter's logits contain NaN"):
         grow(0, torch.full((VOCAB,), torch.nan), Table(0).expand, SAME, TreeShape(5, 0, 3), 1)
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from eagle.chat_template import TemplateArguments, chat_ids, require_chat_template
 from eagle.data.questions import Question
 from eagle.decoding.info import DecodingInfo, no_rounds
-from eagle.decoding.method import Method
+from eagle.decoding.method import DRAFT_MODEL, Method
 from eagle.errors import InputError, PromptError
 from eagle.evaluation.answering.records import UNANSWERED, Record
-from eagle.identity import BASE, HEAD, Identity
+from eagle.identity import BASE, DRAFT, HEAD, Identity
 from eagle.model.ea_model import EaModel
 from eagle.text import token_ends
 from eagle.tree.shape import TreeShape
@@ -93,6 +93,7 @@ class Answerer:
     ) -> None:
         self.model, self.settings, self.model_id, self.identities = model, settings, model_id, identities
         self.tree = None if settings.drafting is None else settings.drafting.shape(tree)
+        self.drafter = None if settings.drafting is None else settings.drafting.drafter
         self.tokenizer = model.get_tokenizer()
         require_chat_template(
             self.tokenizer, model.base_model_path, settings.chat_template_kwargs, settings.system_prompt
@@ -104,8 +105,17 @@ class Answerer:
         facts: Record = {BASE: self.identities[BASE]}
         facts |= {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
         if self.tree is not None:
-            facts |= {HEAD: self.identities[HEAD], "tree": asdict(self.tree.at(self.settings.temperature))}
+            facts |= {"tree": self._tree_record()}
+            drafted = DRAFT if self.drafter == DRAFT_MODEL else HEAD
+            facts[drafted] = self.identities[drafted]
         return facts
+
+    def _tree_record(self) -> Record | None:
+        """The tree in the settings; without ``paths`` where there are none."""
+        if self.tree is None:
+            return None
+        record = asdict(self.tree.at(self.settings.temperature))
+        return record if record["paths"] is not None else {k: v for k, v in record.items() if k != "paths"}
 
     def warm_up(self, question: Question) -> None:
         """Decode a little, so that what happens only once stays out of the timings.
@@ -228,7 +238,8 @@ class Answerer:
         if settings.drafting is None:
             logged = self.model.naivegenerate(prompt, **common)
         else:
-            logged = self.model.eagenerate(prompt, verifier=settings.drafting.verifier, tree=self.tree, **common)
+            common |= {"verifier": settings.drafting.verifier, "tree": self.tree, "drafter": self.drafter}
+            logged = self.model.eagenerate(prompt, **common)
         return cast("tuple[Tensor, int, int, DecodingInfo]", logged)
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from eagle.chat_template import add_template_argument
+from eagle.decoding.method import DEFAULT_PATHS
 from eagle.decoding.stored_trees import DEFAULT_TREE
 from eagle.evaluation.answering.bench import add_bench_arguments
 from eagle.model.loading import SAMPLING, add_pair_arguments
@@ -30,8 +31,9 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     tree.add_argument(
         "--total-token", type=int, help=f"nodes, the root included; {AUTO_TOTAL_TOKEN} tunes to the machine"
     )
-    tree.add_argument("--depth", type=int, help="expansions after the first level")
+    tree.add_argument("--depth", type=int, help="expansions after the first level; of a draft model's trees the levels")
     tree.add_argument("--top-k", type=int, help="children of an expanded node")
+    tree.add_argument("--paths", type=int, help=f"i.i.d. chains of the trees paths; default {DEFAULT_PATHS}")
     run = parse.add_argument_group("run")
     add_bench_arguments(run)
     run.add_argument("--folder_id", "--folder-id", default="default", help="sub-folder of the answers")

@@ -11,7 +11,7 @@ from typing import Any
 from eagle import assets
 from eagle.chat_template import template_arguments
 from eagle.data.jsonl import is_text
-from eagle.decoding.method import Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.answer import AnswerSettings
 from eagle.evaluation.answering.records import Record, RunFiles
@@ -66,6 +66,8 @@ def cell_of(
         InputError: a number out of its range, or arguments that are not for the chat template.
     """
     Warper(temperature, top_p, args.sample_top_k)
+    if drafting is not None and drafting.drafter == DRAFT_MODEL and args.draft_model_path is None:
+        raise InputError(f"the method {drafting.name} needs a draft model; give --draft-model-path")
     for name in ("max_new_token", "num_choices"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
@@ -97,6 +99,7 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
     return ModelChoice(
         base_model_path=args.base_model_path,
         ea_model_path=args.ea_model_path,
+        draft_model_path=args.draft_model_path,
         dtype=args.dtype,
         device=args.device,
         load_in_8bit=args.load_in_8bit,
@@ -105,7 +108,9 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
         total_token=None if measured_in_vain else args.total_token,
         depth=args.depth,
         top_k=args.top_k,
+        paths=args.paths,
         kind=kind,
+        drafter=None if drafting is None else drafting.drafter,
         temperature=settings.temperature,
         sampling=sampled,
     )
@@ -116,13 +121,22 @@ def described(cell: Cell, questions_sha256: str) -> Record:
 
     Which models they are is known only of what was loaded, see ``Answerer.facts``: a path is no model.
     """
-    return {"load_in_8bit": cell.choice.load_in_8bit, "questions_sha256": questions_sha256, **asdict(cell.settings)}
+    return {
+        "load_in_8bit": cell.choice.load_in_8bit,
+        "questions_sha256": questions_sha256,
+        **asdict(cell.settings),
+        "drafting": None if cell.settings.drafting is None else cell.settings.drafting.record(),
+    }
 
 
 def names(cell: Cell) -> Record:
     """What people call the models, for the record."""
     base, head = cell.choice.base_model_path, cell.choice.ea_model_path
-    drafted = {"ea_model": head or assets.DEFAULT_PAIR} if cell.settings.drafting else {}
+    drafted = {}
+    if cell.settings.drafting and cell.settings.drafting.drafter == DRAFT_MODEL:
+        drafted = {"draft_model": cell.choice.draft_model_path}
+    elif cell.settings.drafting:
+        drafted = {"ea_model": head or assets.DEFAULT_PAIR}
     return {"base_model": base or assets.DEFAULT_PAIR, **drafted}
 
 
@@ -136,6 +150,10 @@ def _model_id(args: argparse.Namespace, settings: AnswerSettings) -> str:
 
 
 def _suffix(drafting: Method | None) -> str:
-    """EAGLE's file names, ``ea_hsd`` for HSD; an ablation has its tree and its rule in the name."""
+    """EAGLE's file names, ``ea_hsd`` for HSD; an ablation has its tree and its rule in the name, and its drafter in
+    front of them if it is not the head."""
     usual = {None: "baseline", Method.named(hsd=False): "ea", Method.named(hsd=True): "ea_hsd"}
-    return usual[drafting] if drafting is None or drafting in usual else f"ea_{drafting.tree}_{drafting.verifier}"
+    if drafting is None or drafting in usual:
+        return usual[drafting]
+    drafter = "" if drafting.drafter == HEAD else f"{drafting.drafter}_"
+    return f"ea_{drafter}{drafting.tree}_{drafting.verifier}"

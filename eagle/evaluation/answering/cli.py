@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 import eagle
 from eagle.data.questions import Question, load_questions
-from eagle.decoding.method import VERIFIERS, Method
+from eagle.decoding.method import DRAFTERS, VERIFIERS, Method
 from eagle.evaluation.answering import sharding
 from eagle.evaluation.answering.answer import Answered
 from eagle.evaluation.answering.arguments import add_hybrid_arguments, answering_parser, hybrid_arguments
 from eagle.evaluation.answering.bench import question_file
 from eagle.evaluation.answering.cells import Cell, cell_of, described, names
 from eagle.evaluation.answering.records import some_of
+from eagle.model.loading import pair_of
 from eagle.tree.shape import AUTO_TOTAL_TOKEN, TREES
 
 INTERRUPTED = "interrupted; finished questions are saved, and the same command resumes"
@@ -41,6 +42,9 @@ def parser(baseline: bool) -> argparse.ArgumentParser:
         hsd.add_argument("--hsd", action="store_true", help="hybrid trees, joint verification (lossless)")
         hsd.add_argument("--verifier", help=f"ablation: another rule ({', '.join(VERIFIERS)})")
         hsd.add_argument("--tree", help=f"ablation: another kind of tree ({', '.join(TREES)})")
+        hsd.add_argument(
+            "--drafter", choices=DRAFTERS, help="the head or the draft model; default: the head, if there is one"
+        )
         add_hybrid_arguments(hsd)
     one = parse.add_argument_group("sampling and files")
     one.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
@@ -56,7 +60,9 @@ def answer_questions(baseline: bool, argv: Sequence[str] | None) -> None:
         InputError: anything the user can put right.
     """
     args = parser(baseline).parse_args(argv)
-    drafting = None if baseline else Method.named(args.hsd, args.verifier, args.tree)
+    drafting = (
+        None if baseline else Method.named(args.hsd, args.verifier, args.tree, args.drafter or pair_of(args).drafted_by)
+    )
     sampled = {} if baseline else hybrid_arguments(args)
     cell = cell_of(args, drafting, args.temperature, args.top_p, sampled, args.answer_file)
     count = answer_cells([cell], args)

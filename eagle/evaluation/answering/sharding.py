@@ -17,7 +17,7 @@ from eagle.errors import InputError
 from eagle.evaluation.answering.answer import Answered, Answerer
 from eagle.evaluation.answering.cells import Cell
 from eagle.evaluation.answering.records import Record
-from eagle.identity import BASE, HEAD, base_identity, head_identity, unchanged
+from eagle.identity import BASE, DRAFT, HEAD, base_identity, head_identity, unchanged
 from eagle.model.loading import load_with_trees
 
 Unit = tuple[int, Question]
@@ -49,10 +49,15 @@ class OneModel:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         pair = cells[0].choice
-        paths = assets.resolve_pair(pair.base_model_path, pair.ea_model_path)
-        with unchanged(*paths):
+        base, head = pair.paths_of_models()
+        draft = None if pair.draft_model_path is None else assets.resolve_base(pair.draft_model_path)
+        with unchanged(*(path for path in (base, head, draft) if path is not None)):
             model, self._trees = load_with_trees([cell.choice for cell in cells])
-            identities = {BASE: base_identity(paths[0]), HEAD: head_identity(paths[1])}
+            identities = {BASE: base_identity(base)}
+            if head is not None:
+                identities[HEAD] = head_identity(head)
+            if draft is not None:
+                identities[DRAFT] = base_identity(draft)
             self._answerers = [
                 Answerer(model, tree, cell.settings, cell.model_id, identities)
                 for cell, tree in zip(cells, self._trees, strict=True)

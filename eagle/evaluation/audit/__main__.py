@@ -42,11 +42,14 @@ def parser() -> argparse.ArgumentParser:
     model.set_defaults(dtype="float32")
     method = parse.add_argument_group("method")
     method.add_argument(
-        "--method", default="hsd", help="hsd, eagle3, or TREE:VERIFIER, for instance chain:hsd_published"
+        "--method",
+        default="hsd",
+        help="hsd, eagle3, or [DRAFTER/]TREE:RULE, for instance chain:hsd_published or draft/paths:hsd",
     )
     method.add_argument("--total-token", type=int, help="nodes of the tree, the root included; default: as for answers")
     method.add_argument("--depth", type=int, help="expansions after the first level")
     method.add_argument("--top-k", type=int, help="children of an expanded node")
+    method.add_argument("--paths", type=int, help="i.i.d. chains of the trees paths")
     add_hybrid_arguments(method)
     sampling = parse.add_argument_group("sampling")
     sampling.add_argument("--temperature", type=float, default=1.0, help="above 0")
@@ -82,12 +85,15 @@ def audit(argv: Sequence[str] | None) -> bool:
         ModelChoice(
             base_model_path=args.base_model_path,
             ea_model_path=args.ea_model_path,
+            draft_model_path=args.draft_model_path,
             dtype=args.dtype,
             device=args.device,
             total_token=args.total_token,
             depth=args.depth,
             top_k=args.top_k,
+            paths=args.paths,
             kind=settings.method.tree,
+            drafter=settings.method.drafter,
             temperature=args.temperature,
             sampling=hybrid_arguments(args),
         )
@@ -129,7 +135,7 @@ def _spread(questions: Sequence[Question], count: int) -> list[Question]:
 
 
 def _verdict(settings: Settings, results: Sequence[Finding], difference: bool) -> str:
-    method = f"{settings.method.tree}:{settings.method.verifier}"
+    method = settings.method.name
     least = min(result.holm for result in results)
     about = f"{len(results)} tests, smallest corrected p {least:.4f}, level {settings.alpha:g}"
     if difference:
@@ -138,7 +144,7 @@ def _verdict(settings: Settings, results: Sequence[Finding], difference: bool) -
 
 
 def _table(settings: Settings, found: Sequence[PromptResult], results: Sequence[Finding], difference: bool) -> str:
-    method = f"{settings.method.tree}:{settings.method.verifier}"
+    method = settings.method.name
     samples = Table(
         f"{method} at temperature {settings.temperature:g}: "
         f"{settings.draws} texts of {settings.tokens} tokens behind each prompt",

@@ -18,6 +18,8 @@ LABELS = {BASELINE: "autoregressive", "ea": "EAGLE-3", "ea_hsd": "HSD"}
 # The kinds of tree and rules behind two of these names; see eagle.decoding.method.
 USUAL = {("deterministic", "tokenwise"): "ea", ("hybrid", "hsd"): "ea_hsd"}
 NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+ABLATION = re.compile(r"ea_(?:(?P<drafter>draft)_)?(?P<tree>[a-z]+)_(?P<verifier>.+)")
+DRAFTER_LABELS = {"draft": "draft model, "}
 # What a settings file tells of where a run was timed.
 TIMED_WITH = ("device", "dtype", "load_in_8bit")
 TIMED_ON = ("device_name", "platform", "threads", "torch")
@@ -30,7 +32,8 @@ class About:
 
     Attributes:
         model: the model's id in the file name; the whole stem of a name of another form.
-        method: how the file name ends: ``baseline``, ``ea``, ``ea_hsd``, ``ea_<tree>_<verifier>``.
+        method: how the file name ends: ``baseline``, ``ea``, ``ea_hsd``, ``ea_<tree>_<verifier>``, or
+            ``ea_<drafter>_<tree>_<verifier>`` of another drafter than the head.
         temperature: of sampling; None where nothing tells.
         top_p: of sampling, 1 is off.
         questions: SHA-256 of the file of questions; None where nothing tells.
@@ -60,10 +63,11 @@ class About:
     @property
     def method_label(self) -> str:
         """The method as people call it."""
-        parts = self.method.split("_", 2)
-        if self.method in LABELS or len(parts) < 3 or parts[0] != "ea":
+        parts = ABLATION.fullmatch(self.method)
+        if self.method in LABELS or parts is None:
             return LABELS.get(self.method, self.method)
-        return f"{parts[1]} tree, {parts[2]}"
+        drafter = DRAFTER_LABELS.get(parts["drafter"], "")
+        return f"{drafter}{parts['tree']} tree, {parts['verifier']}"
 
 
 def about(files: RunFiles) -> About:
@@ -113,6 +117,8 @@ def _method(settings: dict[str, Any]) -> str | None:
     if not isinstance(drafting, dict) or not {"tree", "verifier"} <= drafting.keys():
         return None
     tree, verifier = str(drafting["tree"]), str(drafting["verifier"])
+    if "drafter" in drafting:
+        return f"ea_{drafting['drafter']}_{tree}_{verifier}"
     return USUAL.get((tree, verifier), f"ea_{tree}_{verifier}")
 
 

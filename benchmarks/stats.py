@@ -26,8 +26,8 @@ MEASURED = """
 import resource, sys, time
 from pathlib import Path
 begin, worked = time.perf_counter(), time.process_time()
-from eagle.evaluation.runs import read_run
-from eagle.evaluation.summary import Sums, summarise
+from eagle.evaluation.reading.runs import read_run
+from eagle.evaluation.reading.summary import Sums, summarise
 run = read_run(Path(sys.argv[1]))
 read = time.perf_counter()
 summarise(Sums.of(run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import Method
+from eagle.decoding.speculation import speculation
 from eagle.model.ea_model import EaModel
+from eagle.target.text import Text
 from eagle.tree import growth
 from eagle.tree.draft_tree import DraftTree
 from eagle.tree.shape import Sampling, TreeShape
@@ -174,33 +179,44 @@ def keep_rejected_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Siblings, "remaining", lambda self, node, r, reached: self.target_probs[node])
 
 
+Draws = Iterator[tuple[list[int], int]]
+"""The new tokens of a text, at least 3, and how many draft tokens were accepted."""
+
+
+def generated(model: EaModel, sampling: tuple[float, float, int], **method: object) -> Draws:
+    """Texts of the public interface, each by itself."""
+    temperature, top_p, top_k = sampling
+    generator = torch.Generator().manual_seed(7)
+    while True:
+        ids, _, _, info = model.eagenerate(
+            PROMPT, temperature, top_p, top_k, max_new_tokens=4, log=True, generator=generator, **method
+        )
+        yield ids[0, 5:].tolist(), sum(info["accept_length"])
+
+
+def restarted(model: EaModel, sampling: tuple[float, float, int], method: str, prompt: torch.Tensor = PROMPT) -> Draws:
+    """Texts of one decoding that begins behind the same prompt again and again, which is faster."""
+    generator = torch.Generator().manual_seed(7)
+    chosen = speculation(model.offers, Method.parse(method), sampling[0])
+    decoding = Decoding(model.target, chosen, Text(prompt, Warper(*sampling), 100, generator=generator))
+    while True:
+        while decoding.new_tokens < 3:
+            decoding.step()
+        yield decoding.tokens[prompt.shape[1] :], sum(decoding.info["accept_length"])
+        decoding.restart(generator)
+
+
 def sampled_p_value(
-    model: EaModel,
-    sampling: tuple[float, float, int],
-    draws: int,
-    prompt: torch.Tensor = PROMPT,
-    **method: object,
+    model: EaModel, sampling: tuple[float, float, int], draws: int, texts: Draws, prompt: torch.Tensor = PROMPT
 ) -> tuple[float, int]:
     """Chi-square of the first 3 tokens of real generations against exact probabilities, rare ones pooled; and how many
     draft tokens were accepted."""
-    temperature, top_p, top_k = sampling
-    generator = torch.Generator().manual_seed(7)
     counts: dict[tuple[int, ...], int] = {}
     accepted = 0
-    for _ in range(draws):
-        ids, _, _, info = model.eagenerate(
-            prompt,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            max_new_tokens=4,
-            log=True,
-            generator=generator,
-            **method,
-        )
-        path = tuple(ids[0, 5:8].tolist())
+    for new, of_text in itertools.islice(texts, draws):
+        path = tuple(new[:3])
         counts[path] = counts.get(path, 0) + 1
-        accepted += sum(info["accept_length"])
+        accepted += of_text
     statistic, pooled_p, pooled_count, cells = 0.0, 0.0, 0, 0
     expected = text_law(target_table(model, Warper(*sampling), prompt), {(): 1.0}, 3)
     if counts.keys() - expected.keys():
@@ -217,35 +233,54 @@ def sampled_p_value(
 
 @pytest.fixture(scope="module")
 def shallow(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
-    """Half as deep, for many generations."""
+    """Half as deep, for many generations, and with every drafter."""
     folder = tmp_path_factory.mktemp("shallow")
-    base = make_base("llama", folder / "base", num_hidden_layers=3)
-    return load_pair(base, write_head(folder / "head", *head_files(base)))
+    base = write_letters(make_base("llama", folder / "base", num_hidden_layers=3))
+    head = write_head(folder / "head", *head_files(base))
+    draft = make_draft_model(folder / "draft", layers=1, initializer_range=0.3)
+    return load_pair(base, head, draft_model_path=str(draft), paths=3)
 
 
 @pytest.mark.parametrize("sampling", [(1.0, 0.0, 0), (0.7, 0.8, 3)])
-@pytest.mark.parametrize(
-    "method", [{}, {"hsd": True}, {"hsd": True, "tree": "chain"}, {"tree": "chain", "verifier": "blockwise"}]
-)
+@pytest.mark.parametrize("method", [{}, {"hsd": True}])
 def test_generations_follow_the_target_law(shallow: EaModel, method: dict, sampling: tuple[float, float, int]) -> None:
-    p_value, accepted = sampled_p_value(shallow, sampling, draws=500, **method)
+    p_value, accepted = sampled_p_value(shallow, sampling, 500, generated(shallow, sampling, **method))
     assert p_value > 1e-3
     assert accepted > 100
 
 
+SAMPLED = ["chain:hsd", "chain:blockwise", "paths:hsd"]
+SAMPLED += [f"draft/{each}" for each in ("chain:tokenwise", "chain:naive_hsd", "chain:hsd", "hybrid:hsd")]
+SAMPLED += ["draft/chain:blockwise", "draft/paths:tokenwise", "draft/paths:hsd", "draft/deterministic:tokenwise"]
+
+
+@pytest.mark.parametrize("sampling", [(1.0, 0.0, 0), (0.7, 0.8, 3)])
+@pytest.mark.parametrize("method", SAMPLED)
+def test_texts_of_every_drafter_follow_the_target_law(
+    shallow: EaModel, method: str, sampling: tuple[float, float, int]
+) -> None:
+    p_value, accepted = sampled_p_value(shallow, sampling, 500, restarted(shallow, sampling, method))
+    assert p_value > 1e-3
+    assert accepted > 50
+
+
 def test_sampling_shows_a_broken_residual(shallow: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_rejected_tokens(monkeypatch)
-    assert sampled_p_value(shallow, (1.0, 0.0, 0), draws=500)[0] < 1e-6
+    sampling = (1.0, 0.0, 0)
+    assert sampled_p_value(shallow, sampling, 500, restarted(shallow, sampling, "eagle3"))[0] < 1e-6
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:hsd_published")
-def test_sampling_shows_the_published_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_shows_the_published_rule(tmp_path: Path) -> None:
     """On a pair of four tokens where its bias is large; block verification of the same chains passes."""
     base = make_base("llama", tmp_path / "base", seed=11, vocab_size=4)
     head = write_head(tmp_path / "head", *head_files(base, draft_vocab=4, seed=12, weight=0.25))
     model = load_pair(base, head)
-    prompt = torch.tensor([[3, 1, 0, 1, 2]])
-    chain = {"tree": "chain", "sampling": (1.0, 0.0, 0), "prompt": prompt}
-    assert sampled_p_value(model, **chain, draws=2500, verifier="hsd_published")[0] < 1e-6
-    assert sampled_p_value(model, **chain, draws=1000, verifier="blockwise")[0] > 1e-3
+    prompt, sampling = torch.tensor([[3, 1, 0, 1, 2]]), (1.0, 0.0, 0)
+    p_values = [
+        sampled_p_value(model, sampling, 2500, restarted(model, sampling, f"chain:{rule}", prompt), prompt)[0]
+        for rule in ("hsd_published", "blockwise")
+    ]
+    assert p_values[0] < 1e-6
+    assert p_values[1] > 1e-3

@@ -16,7 +16,7 @@ from pathlib import Path
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.reading.report import Comparison, Member, data, notes, read_members, rows, tables
-from eagle.evaluation.reading.runs import find_run
+from eagle.evaluation.reading.runs import GAMMA, find_run, require_gamma
 from eagle.program import run_program
 
 BY = ("category", "depth", "time")
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument("--by", action="append", choices=BY, default=[], help="one more table; may be repeated")
     parse.add_argument("--question-file", type=Path, help="categories that the runs do not tell, texts for --html")
-    parse.add_argument("--gamma", type=int, metavar="N", help="only rounds of this draft length (the root included)")
+    parse.add_argument("--gamma", type=int, metavar="N", help="only rounds of this draft length" + GAMMA)
     parse.add_argument("--format", choices=FORMATS, default="table", help="of what is printed; default: table")
     parse.add_argument("--plot", type=Path, metavar="DIR", help="draw pictures, as PNG and SVG")
     parse.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page that needs no network")
@@ -97,8 +97,7 @@ def stats(argv: Sequence[str] | None) -> None:
     pair: list[Path] = args.compare or []
     if not args.paths and not pair:
         raise InputError("name a run or a folder with runs, for instance mt_bench/default")
-    if args.gamma is not None and args.gamma < 2:
-        raise InputError(f"--gamma must be 2 or more (the root is included), not {args.gamma}")
+    require_gamma(args.gamma)
     if args.gamma is not None and args.baseline is not None:
         raise InputError("--gamma does not go with --baseline: tokens/s cannot be split by rounds")
     if pair and args.format == "csv":

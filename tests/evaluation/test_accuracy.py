@@ -208,8 +208,8 @@ def test_a_turn_that_was_not_answered_is_not_passed_over() -> None:
         accuracy.accuracy({1: [["It is 1."]]}, asked)
 
 
-# Two questions, whose numbers are 18 and 6. SHORT and LONG accept 5 and 8 draft tokens in 4 rounds, 2 and 1 of which are
-# drafts of a single token (draft length 2).
+# Two questions, whose numbers are 18 and 6. SHORT and LONG accept 5 and 8 draft tokens in 4 rounds; of 2 and 1 of these
+# the draft is a single token (draft length 2).
 PLAIN = {0: [Turn([(0, 1)] * 3, 8.0, "It is 18.")], 1: [Turn([(0, 1)] * 3, 8.0, "It is 5.")]}
 SHORT = {0: [Turn([(3, 4), (0, 2)], 4.0, "It is 18.")], 1: [Turn([(1, 4), (1, 2)], 4.0, "It is 5.")]}
 LONG = {0: [Turn([(3, 4), (3, 4)], 4.0, "It is 18.")], 1: [Turn([(1, 4), (1, 2)], 2.0, "It is 6.")]}

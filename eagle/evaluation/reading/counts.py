@@ -6,8 +6,8 @@ object of lists with an entry for each question,
 
 - ``sample_length``: of each round the tokens it emitted; what was accepted is one less, the target's own. A round of
   its NaiveHSD goes on with single drafts, whose tokens are counted in, too.
-- ``draft_eval``: of each round the tokens drafted, the root *not* included; of NaiveHSD the single drafts added, so that at one draft
-  length its rounds that went on so are missing.
+- ``draft_eval``: of each round the tokens drafted, the root *not* included; of NaiveHSD with the single drafts, so that
+  --gamma leaves out its rounds that went on.
 - ``time``: seconds of the generation. It is written negative, start less end; its size is taken.
 
 and others that nobody needs here. A bare histogram is read as well, which is assumed, not known of anybody: an object

@@ -118,9 +118,11 @@ def described(cell: Cell, questions_sha256: str) -> Record:
 
     Which models they are is known only of what was loaded, see ``Answerer.facts``: a path is no model.
     """
-    return {"load_in_8bit": cell.choice.load_in_8bit, "questions_sha256": questions_sha256} | recorded(
-        asdict(cell.settings)
-    )
+    return {
+        "load_in_8bit": cell.choice.load_in_8bit,
+        "questions_sha256": questions_sha256,
+        **recorded(asdict(cell.settings)),
+    }
 
 
 def names(cell: Cell) -> Record:

@@ -1,18 +1,17 @@
 """Are the answers right: ``python -m eagle.evaluation.accuracy ANSWERS [ANSWERS ...] --bench-name gsm8k``.
 
 As in the usual evaluation of GSM8K (Cobbe et al. 2021): the last number of an answer against the number that its
-reference gives behind ``####``. Shown beside what drafting gained: BE, block efficiency, and DS, decoding speed.
+reference gives behind ``####``. Shown beside what drafting gained: BE, block efficiency, and DS, decoding speed. BE is
+accepted draft tokens a round, with the target's own token (as the HSD paper has it) and without (as EAGLE's scripts).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,49 +19,19 @@ from typing import Any
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
 from eagle.evaluation.answering.bench import GSM8K, add_bench_arguments, question_file
-from eagle.evaluation.answering.records import some_of
+from eagle.evaluation.reading.graded import Accuracy, Graded, differences, table
 from eagle.evaluation.reading.lines import parse_answer, read_lines
 from eagle.evaluation.reading.report import Member, read_members
-from eagle.evaluation.reading.runs import Run
-from eagle.evaluation.reading.summary import Estimate
-from eagle.evaluation.reading.tables import Table, estimate
+from eagle.evaluation.reading.runs import GAMMA, Run, find_run, require_gamma
 from eagle.program import run_program
 
 MARK = "####"
 THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 # A sign counts where nothing that could be subtracted from stands before it; minus is a hyphen or U+2212.
 NUMBER = re.compile("(?:(?<![0-9A-Za-z)\\]])[-\u2212]\\$?)?(?:[0-9]+(?:\\.[0-9]+)?|\\.[0-9]+)")
-# Of the normal distribution, for an interval of 95 %.
-Z = 1.959963984540054
 
 Texts = dict[int | str, list[tuple[str, ...]]]
 """Of each question the choices, each a text per turn."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How many answers of a run are right.
-
-    Attributes:
-        questions: answered.
-        share: of right answers; of a question with several, their mean.
-        without_number: answers that hold no number at all, which are wrong.
-    """
-
-    questions: int
-    share: float
-    without_number: int
-
-    @property
-    def estimate(self) -> Estimate:
-        """The share with its interval (Wilson 1927) over questions.
-
-        Several answers to a question count as one, which makes it rather too wide than too narrow.
-        """
-        n, p = self.questions, self.share
-        centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-        half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-        return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def final_number(text: str) -> Decimal | None:
@@ -89,7 +58,8 @@ def accuracy(texts: Texts, questions: Mapping[int | str, Question]) -> Accuracy:
     Raises:
         InputError: a question that is not there, has no reference with a number, or has more references than answers.
     """
-    shares, without_number = [], 0
+    shares: dict[int | str, float] = {}
+    without_number = 0
     for question_id, choices in texts.items():
         expected = _expected(question_id, questions)
         if any(len(turns) < len(expected) for turns in choices):
@@ -98,8 +68,8 @@ def accuracy(texts: Texts, questions: Mapping[int | str, Question]) -> Accuracy:
         found = [[final_number(text) for text in turns[: len(expected)]] for turns in choices]
         right = [answer == number for turns in found for answer, number in zip(turns, expected, strict=True)]
         without_number += sum(number is None for turns in found for number in turns)
-        shares.append(sum(right) / len(right))
-    return Accuracy(len(shares), sum(shares) / len(shares), without_number)
+        shares[question_id] = sum(right) / len(right)
+    return Accuracy(len(shares), sum(shares.values()) / len(shares), without_number, shares)
 
 
 def _expected(question_id: int | str, questions: Mapping[int | str, Question]) -> list[Decimal]:
@@ -142,43 +112,6 @@ def _parse(record: dict[str, Any]) -> tuple[int | str, list[tuple[str, ...]]]:
     return question_id, texts
 
 
-def table(members: Sequence[Member], accuracies: Sequence[Accuracy]) -> Table:
-    """A row for each run: is it right, how much was accepted a round, how fast was it."""
-    rows = []
-    for member, right in zip(members, accuracies, strict=True):
-        figures = member.summary.figures
-        percent = Estimate(*(100 * value for value in (right.estimate.value, right.estimate.low, right.estimate.high)))
-        rows.append(
-            [
-                member.label,
-                str(right.questions),
-                estimate(percent, 1),
-                str(right.without_number),
-                estimate(figures["accepted_per_round"], 3),
-                estimate(figures["accepted_tokens_per_second"], 2),
-                estimate(figures["tokens_per_second"], 2),
-            ]
-        )
-    left_out = [
-        f"{member.label} {len(member.run.unanswered)} ({some_of(member.run.unanswered)})"
-        for member in members
-        if member.run.unanswered
-    ]
-    return Table(
-        "Accuracy",
-        ["run", "questions", "ACC, %", "no number", "BE, accepted/round", "DS, accepted tokens/s", "DS, tokens/s"],
-        rows,
-        [
-            "ACC: the last number of the answer is that of the reference. In brackets: 95 % intervals over questions, "
-            "Wilson's of ACC, bootstrap of the others.",
-            *(
-                [f"Questions that could not be answered in full and are left out: {'; '.join(left_out)}."]
-                * bool(left_out)
-            ),
-        ],
-    )
-
-
 def _note_other_questions(run: Run, questions: Path) -> None:
     """Question files count from 0 alike: answers to one give no error with another, only wrong figures."""
     if run.about.questions not in (None, hashlib.sha256(questions.read_bytes()).hexdigest()):
@@ -201,21 +134,28 @@ def report(argv: Sequence[str] | None) -> None:
         allow_abbrev=False,
     )
     parse.add_argument("answers", nargs="+", type=Path, metavar="ANSWERS", help="file of a run, or folder with runs")
+    parse.add_argument(
+        "--against", type=Path, metavar="FILE", help="run that the others are compared with; default: the first"
+    )
+    parse.add_argument("--gamma", type=int, metavar="N", help="BE only of rounds of this draft length" + GAMMA)
     add_bench_arguments(parse, default=GSM8K)
     args = parse.parse_args(argv)
+    require_gamma(args.gamma)
+    against: list[Path] = [] if args.against is None else [find_run(args.against)]
     # Before the questions, which may have to be fetched.
-    members = read_members(args.answers)
+    members = read_members([*against, *args.answers])
     file = question_file(args)
     questions = {question.question_id: question for question in load_questions(file)}
-    accuracies = []
+    graded = []
     for member in members:
         _note_other_questions(member.run, file)
         try:
-            accuracies.append(accuracy(read_texts(member), questions))
+            right = accuracy(read_texts(member), questions)
         except InputError as error:
             raise InputError(f"{member.run.files.answers}, {file}: {error}") from None
-    made = table(members, accuracies)
-    print("\n".join([made.title, "", made.text(), *made.notes]))
+        graded.append(Graded.of(member, right, args.gamma))
+    made = [table(graded, args.gamma), differences(graded, strict=bool(against))]
+    print("\n\n".join("\n".join([one.title, "", one.text(), *one.notes]) for one in made if one is not None))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Figures, tables, pictures and a page of finished runs: ``python -m eagle.evaluation.stats PATH [PATH ...]``.
 
-A path is any file of a run, or a folder with runs. A baseline among the runs is found by itself.
+A path is any file of a run, or a folder with runs. A baseline among the runs is found by itself. Files of counts that
+the HSD paper's GSM8K code writes, ``*_total_counts.json``, are summed up by themselves, see ``reading.counts``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from eagle.data.questions import Question, load_questions
 from eagle.errors import InputError
+from eagle.evaluation.reading.counts import END, Counts, counts_data, counts_tables, is_counts, read_all_counts
 from eagle.evaluation.reading.report import Comparison, Member, data, notes, read_members, rows, tables
-from eagle.evaluation.reading.runs import find_run
+from eagle.evaluation.reading.runs import GAMMA, find_run, require_gamma
 from eagle.program import run_program
 
 BY = ("category", "depth", "time")
@@ -29,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
         description="Tokens/s, speed-up and accepted lengths of finished runs, with 95 % intervals over questions.",
         allow_abbrev=False,
     )
-    parse.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a file of a run, or a folder with runs")
+    parse.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help=f"a file of a run, a folder with runs, or *_{END}"
+    )
     parse.add_argument(
         "--baseline",
         type=Path,
@@ -41,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument("--by", action="append", choices=BY, default=[], help="one more table; may be repeated")
     parse.add_argument("--question-file", type=Path, help="categories that the runs do not tell, texts for --html")
-    parse.add_argument("--gamma", type=int, metavar="N", help="only rounds of this draft length (the root included)")
+    parse.add_argument("--gamma", type=int, metavar="N", help="only rounds of this draft length" + GAMMA)
     parse.add_argument("--format", choices=FORMATS, default="table", help="of what is printed; default: table")
     parse.add_argument("--plot", type=Path, metavar="DIR", help="draw pictures, as PNG and SVG")
     parse.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page that needs no network")
@@ -97,8 +101,10 @@ def stats(argv: Sequence[str] | None) -> None:
     pair: list[Path] = args.compare or []
     if not args.paths and not pair:
         raise InputError("name a run or a folder with runs, for instance mt_bench/default")
-    if args.gamma is not None and args.gamma < 2:
-        raise InputError(f"--gamma must be 2 or more (the root is included), not {args.gamma}")
+    require_gamma(args.gamma)
+    if any(map(is_counts, args.paths)):
+        _show_counts(args)
+        return
     if args.gamma is not None and args.baseline is not None:
         raise InputError("--gamma does not go with --baseline: tokens/s cannot be split by rounds")
     if pair and args.format == "csv":
@@ -121,6 +127,37 @@ def stats(argv: Sequence[str] | None) -> None:
         from eagle.evaluation.reading.page import write_page
 
         _written(args.html, lambda: write_page(args.html, members, comparison, questions))
+
+
+def _show_counts(args: argparse.Namespace) -> None:
+    """What there is to say of files of counts.
+
+    Raises:
+        InputError: see ``read_all_counts``; what is of runs only.
+    """
+    runs = [path for path in args.paths if not is_counts(path)]
+    if runs:
+        raise InputError(f"{runs[0]} is no file of counts (*_{END}); name runs in a call of their own")
+    for name in ("baseline", "compare", "by", "question_file", "plot", "html"):
+        if getattr(args, name):
+            raise InputError(f"--{name.replace('_', '-')} is for runs, not for files of counts (*_{END}); leave it out")
+    if args.format == "csv":
+        raise InputError("--format csv holds one table of runs; for files of counts take --format json, table or md")
+    read: list[Counts] = read_all_counts(args.paths, args.gamma)
+    if args.format == "json":
+        print(json.dumps({"counts": counts_data(read)}, indent=2, ensure_ascii=False), flush=True)
+        return
+    markdown = args.format == "md"
+    blocks = [
+        ("\n\n" if markdown else "\n").join(
+            [
+                *([f"**{table.title}**", table.markdown()] if markdown else [table.title, "", table.text()]),
+                *table.notes,
+            ]
+        )
+        for table in counts_tables(read, args.gamma)
+    ]
+    print("\n\n".join(blocks), flush=True)
 
 
 def _questions(file: Path | None) -> list[Question]:

@@ -280,7 +280,7 @@ def test_sampling_shows_the_published_rule(tmp_path: Path) -> None:
     prompt, sampling = torch.tensor([[3, 1, 0, 1, 2]]), (1.0, 0.0, 0)
     p_values = [
         sampled_p_value(model, sampling, draws, restarted(model, sampling, f"chain:{rule}", prompt), prompt)[0]
-        for rule, draws in (("hsd_published", 2500), ("blockwise", 1000))
+        for rule, draws in (("hsd_published", 1200), ("blockwise", 600))
     ]
-    assert p_values[0] < 1e-6
+    assert p_values[0] < 1e-4
     assert p_values[1] > 1e-3

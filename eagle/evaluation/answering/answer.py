@@ -18,6 +18,7 @@ from eagle.data.questions import Question
 from eagle.decoding.info import DecodingInfo, no_rounds
 from eagle.decoding.method import DRAFT_MODEL, Method
 from eagle.errors import InputError, PromptError
+from eagle.evaluation.answering.few_shot import user_turn
 from eagle.evaluation.answering.records import UNANSWERED, Record
 from eagle.identity import BASE, DRAFT, HEAD, Identity
 from eagle.model.ea_model import EaModel
@@ -44,6 +45,7 @@ class AnswerSettings:
         seed: base of every turn's own seed.
         system_prompt: put before the conversation; None leaves that to the chat template.
         chat_template_kwargs: what the chat template is given beside the conversation; None is nothing.
+        few_shot: exemplars before every question, in its first user turn, see ``few_shot.read_exemplars``.
     """
 
     drafting: Method | None
@@ -55,6 +57,7 @@ class AnswerSettings:
     seed: int
     system_prompt: str | None
     chat_template_kwargs: TemplateArguments | None = None
+    few_shot: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,11 @@ class Answerer:
                 self._begin_answer(question.turns[0])
         except PromptError:
             # Every question has a first turn, so what refuses a plain one would refuse them all: a template that takes
-            # no system message, a system prompt as long as the context, a tokenizer of another model.
+            # no system message, a system prompt or exemplars as long as the context, a tokenizer of another model.
             self._begin_answer(PLAIN)
 
     def _begin_answer(self, text: str) -> None:
-        prompt = self._prompt([*self._system(), {"role": "user", "content": text}])
+        prompt = self._prompt([*self._system(), self._user(0, text)])
         self._decode(prompt, torch.Generator().manual_seed(0), min(WARM_UP_TOKENS, self.settings.max_new_token))
 
     def answer(self, question: Question) -> Answered:
@@ -179,7 +182,7 @@ class Answerer:
                 turns.append(_no_answer())
                 reasons.append("the turn before it could not be answered")
                 continue
-            messages.append({"role": "user", "content": text})
+            messages.append(self._user(turn, text))
             try:
                 turns.append(self._turn(messages, turn_seed(self.settings.seed, question.question_id, index, turn)))
                 reasons.append(None)
@@ -216,6 +219,9 @@ class Answerer:
     def _system(self) -> list[dict[str, str]]:
         system = self.settings.system_prompt
         return [{"role": "system", "content": system}] if system else []
+
+    def _user(self, turn: int, text: str) -> dict[str, str]:
+        return {"role": "user", "content": text if turn else user_turn(self.settings.few_shot, text)}
 
     def _prompt(self, messages: list[dict[str, str]]) -> Tensor:
         return chat_ids(self.tokenizer, messages, self.settings.chat_template_kwargs).to(self.model.device)

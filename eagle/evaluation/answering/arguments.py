@@ -9,6 +9,7 @@ from eagle.chat_template import add_template_argument
 from eagle.decoding.method import DEFAULT_PATHS
 from eagle.decoding.stored_trees import DEFAULT_TREE
 from eagle.evaluation.answering.bench import add_bench_arguments
+from eagle.evaluation.answering.few_shot import add_few_shot_argument
 from eagle.model.loading import SAMPLING, add_pair_arguments
 from eagle.tree.shape import AUTO_TOTAL_TOKEN
 
@@ -43,6 +44,7 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     run.add_argument("--max-new-token", type=int, default=1024, help="new tokens a turn")
     run.add_argument("--num-choices", type=int, default=1, help="answers to each question")
     run.add_argument("--system-prompt", help="system message of every conversation")
+    add_few_shot_argument(run)
     add_template_argument(run)
     run.add_argument("--sample-top-k", type=int, default=0, help="most likely tokens kept; 0 is off")
     run.add_argument("--seed", type=int, default=0, help="base of the seeds, which depend on question and turn only")

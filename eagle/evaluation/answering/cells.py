@@ -14,6 +14,7 @@ from eagle.data.jsonl import is_text
 from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.answer import AnswerSettings
+from eagle.evaluation.answering.few_shot import read_exemplars, recorded
 from eagle.evaluation.answering.records import Record, RunFiles
 from eagle.identity import readable_name
 from eagle.model.loading import ModelChoice
@@ -63,7 +64,7 @@ def cell_of(
         answer_file: where the answers go, if not where EAGLE puts them.
 
     Raises:
-        InputError: a number out of its range, or arguments that are not for the chat template.
+        InputError: a number out of its range, exemplars that are none, or arguments that are not for the chat template.
     """
     Warper(temperature, top_p, args.sample_top_k)
     if drafting is not None and drafting.drafter == DRAFT_MODEL and args.draft_model_path is None:
@@ -83,6 +84,7 @@ def cell_of(
         seed=args.seed,
         system_prompt=args.system_prompt,
         chat_template_kwargs=template_arguments(args.chat_template_kwargs),
+        few_shot=read_exemplars(args.few_shot),
     )
     model_id = _model_id(args, settings)
     usual = Path(args.bench_name) / args.folder_id / f"{model_id}_{_suffix(drafting)}.jsonl"
@@ -124,7 +126,7 @@ def described(cell: Cell, questions_sha256: str) -> Record:
     return {
         "load_in_8bit": cell.choice.load_in_8bit,
         "questions_sha256": questions_sha256,
-        **asdict(cell.settings),
+        **recorded(asdict(cell.settings)),
         "drafting": None if cell.settings.drafting is None else cell.settings.drafting.record(),
     }
 

@@ -19,6 +19,8 @@ from eagle.evaluation.reading.naming import About, about
 
 INFO = "_info.jsonl"
 RUN = "_run.json"
+# For the help of the programs that take --gamma.
+GAMMA = " (the root included: with the 10 draft tokens of the HSD paper it is 11)"
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,16 @@ def _assembled(files: RunFiles, matched: Matched, skipped: int) -> Run:
         gamma=None,
         rounds_read=len(rounds["accept_length"]),
     )
+
+
+def require_gamma(gamma: int | None) -> None:
+    """Refuse a draft length at which nothing is drafted; see ``only_rounds``.
+
+    Raises:
+        InputError: it is below 2.
+    """
+    if gamma is not None and gamma < 2:
+        raise InputError(f"--gamma must be 2 or more (the root is included), not {gamma}")
 
 
 def only_rounds(run: Run, gamma: int) -> Run:

@@ -30,6 +30,8 @@ FIGURES = {
     "accepted_tokens_per_second": ("accepted", "seconds"),
     "full_acceptance": ("fully accepted", "drafted rounds"),
 }
+Figures = Mapping[str, tuple[str, str]]
+"""Names of figures, each with the columns of ``Sums`` over and under its line."""
 TIMED = ("tokens_per_second", "accepted_tokens_per_second")
 
 
@@ -156,7 +158,7 @@ class Summary:
         questions: how many.
         rounds: of verification.
         new_tokens: emitted; None where only some rounds were kept, as for what is timed.
-        figures: those of ``FIGURES``; None where there is nothing to divide by.
+        figures: by name, those of ``FIGURES`` if nothing else was asked for; None where there is nothing to divide by.
         speed_up: tokens/s over the baseline's, on the questions that both have; None without a baseline.
         speed_up_questions: how many those are.
         depths: for d = 1, 2, ... the share of rounds that accepted d tokens or more, of those with trees so deep.
@@ -179,12 +181,13 @@ class Summary:
         return {name: phase / seconds for name, phase in self.phases.items()} if seconds else {}
 
 
-def summarise(sums: Sums, baseline: Sums | None = None) -> Summary:
+def summarise(sums: Sums, baseline: Sums | None = None, figures: Figures = FIGURES) -> Summary:
     """The figures of a run.
 
     Args:
         sums: of the run.
         baseline: of its baseline.
+        figures: which.
     """
     speed_up, common = None, 0
     if baseline is not None and "seconds" in sums.columns:
@@ -207,7 +210,7 @@ def summarise(sums: Sums, baseline: Sums | None = None) -> Summary:
         new_tokens=int(sums.total("new tokens")) if "new tokens" in sums.columns else None,
         figures={
             name: ratio(names.index(above), names.index(below)) if {above, below} <= sums.columns.keys() else None
-            for name, (above, below) in FIGURES.items()
+            for name, (above, below) in figures.items()
         },
         speed_up=speed_up,
         speed_up_questions=common,
@@ -252,21 +255,22 @@ def in_common(first: Sums, second: Sums) -> tuple[Sums, Sums]:
     return mine, replace(theirs, categories=mine.categories)
 
 
-def compare(first: Sums, second: Sums) -> dict[str, Compared]:
+def compare(first: Sums, second: Sums, figures: Figures = FIGURES) -> dict[str, Compared]:
     """Figures of two runs side by side.
 
     Args:
         first: a run on some questions.
         second: another on the same ones, in the same order (see ``in_common``).
+        figures: which.
 
     Returns:
-        By the names of ``FIGURES``, those that both runs have.
+        By name, those that both runs have.
     """
     names = [name for name in first.columns if name in second.columns]
     table = np.stack([sums.columns[name] for sums in (first, second) for name in names], axis=1)
     totals, drawn = (part.reshape(-1, 2, len(names)) for part in (table.sum(axis=0), resampled(table)))
     compared = {}
-    for figure, ratio in FIGURES.items():
+    for figure, ratio in figures.items():
         if not set(ratio) <= set(names):
             continue
         above, below = map(names.index, ratio)

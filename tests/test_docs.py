@@ -20,7 +20,7 @@ from eagle.target.text import Text
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 from eagle.verification import RULES
-from tests.model.rounds import round_distance
+from tests.decoding.rounds import round_distance
 from tests.tiny import load_pair
 
 REPOSITORY = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from eagle.tree.draft_tree import DraftTree
 from eagle.tree.shape import Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.verification import RULES, Plan, Rule
-from tests.model.rounds import PROMPT, forced
+from tests.decoding.rounds import PROMPT, forced
 from tests.tiny import ARCHITECTURES, VOCAB, load_pair, make_pair
 
 

@@ -15,7 +15,7 @@ from eagle.evaluation import stats
 from tests.evaluation.runfiles import Turn, record, write_run
 
 PUBLISHED = Path(
-    os.environ.get("EAGLE_PUBLISHED_RESULTS", Path(__file__).parents[3] / "shared" / "data" / "published_results")
+    os.environ.get("EAGLE_PUBLISHED_RESULTS", Path(__file__).parents[4] / "shared" / "data" / "published_results")
 )
 # 10 and 6 tokens in 10 s each: 0.8 tokens/s; accepted 6 in 8 rounds.
 DRAFTED = {

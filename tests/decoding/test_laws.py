@@ -24,7 +24,7 @@ from eagle.verification import RULES
 from eagle.verification.enumeration import text_law
 from eagle.verification.naive_hsd import Carried
 from eagle.verification.siblings import Siblings
-from tests.model.rounds import PROMPT, SAMPLING, generation_distance, round_distance, target_table
+from tests.decoding.rounds import PROMPT, SAMPLING, generation_distance, round_distance, target_table
 from tests.tiny import head_files, load_pair, make_base, make_draft_model, write_head, write_letters
 
 # A new drafter is tested by adding a line.

@@ -17,7 +17,7 @@ from eagle.model.loading import ModelChoice, load
 from eagle.target.processors import processors_of
 from eagle.tree.warping import Warper
 from eagle.verification import RULES
-from tests.model.rounds import PROMPT, round_distance
+from tests.decoding.rounds import PROMPT, round_distance
 from tests.tiny import load_pair, make_pair
 
 # Tokens 6 and 2 end texts where a setting is about ends.

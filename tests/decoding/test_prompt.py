@@ -11,7 +11,7 @@ import torch
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.tree.shape import Sampling, TreeShape
-from tests.model.rounds import PROMPT
+from tests.decoding.rounds import PROMPT
 from tests.tiny import load_pair, make_base, make_pair
 
 IDS = PROMPT[0].tolist()

@@ -38,7 +38,7 @@ from eagle.target.check import refuse_wrong_scores
 from eagle.target.processors import processors_of
 from eagle.target.target import Target
 from eagle.target.text import Text
-from eagle.tree.shape import AUTO_TOTAL_TOKEN, Sampling, TreeShape
+from eagle.tree.shape import AUTO_TOTAL_TOKEN, PATHS, Sampling, TreeShape
 from eagle.tuning import size as tune
 
 EOT = "<|eot_id|>"
@@ -320,9 +320,11 @@ class EaModel:
     def _speculation(
         self, hsd: bool, verifier: str | None, tree: str | TreeShape | None, drafter: str | None, temperature: float
     ) -> Speculation:
-        shape = tree if isinstance(tree, TreeShape) else None
         kind = tree.kind if isinstance(tree, TreeShape) else tree
         method = Method.named(hsd, verifier, kind, drafter or self.default)
+        shape = tree if isinstance(tree, TreeShape) else None
+        # Several paths are drawn, whether or not a shape says so.
+        shape = method.shape(shape) if shape is not None and kind == PATHS else shape
         return speculation(self.offers, method, temperature, shape)
 
     def _begin(

@@ -40,8 +40,9 @@ def tuned_shape(target: Target, drafter: Drafter, shape: TreeShape) -> TreeShape
         target: the model.
         drafter: drafts the trees.
         shape: what to keep; its ``total_token`` is the largest size tried. With samples it is verified jointly, else
-            token-wise.
+            token-wise. What it says of several paths does not matter: their size is their number and length.
     """
+    paths, shape = shape.paths, replace(shape, paths=None)
     rule = Method.named(hsd=shape.sampling is not None).rule
     accepted: list[list[float]] = []
 
@@ -62,14 +63,14 @@ def tuned_shape(target: Target, drafter: Drafter, shape: TreeShape) -> TreeShape
     tried = max(map(len, accepted))
     curves = [curve for curve in accepted if tried and len(curve) == tried]
     if not curves:
-        return shape
+        return replace(shape, paths=paths)
     a_level = statistics.median(decoding.info["update_time"]) / (shape.depth + 1)
     speed = {
         size: (1.0 + statistics.fmean(lengths))
         / (_forward_time(decoding, size) + a_level * replace(shape, total_token=size).levels(room=shape.depth + 1))
         for size, lengths in zip(SIZES[:tried], zip(*curves, strict=True), strict=True)
     }
-    return replace(shape, total_token=max(speed, key=speed.__getitem__))
+    return replace(shape, total_token=max(speed, key=speed.__getitem__), paths=paths)
 
 
 @torch.inference_mode()

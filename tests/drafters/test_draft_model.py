@@ -18,6 +18,7 @@ from eagle.drafters.vocabulary import shared_vocabulary
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.target.text import Text
+from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 from tests.tiny import VOCAB, load_pair, make_base, make_draft_model, make_pair, write_letters
 
@@ -204,3 +205,18 @@ def test_a_head_and_a_draft_model_stand_side_by_side(tmp_path: Path) -> None:
     assert sorted(model.offers) == ["draft", "eagle3"]
     expected = model.naivegenerate(PROMPT, max_new_tokens=30).tolist()
     assert all(model.eagenerate(PROMPT, max_new_tokens=30, drafter=name).tolist() == expected for name in model.offers)
+
+
+def test_a_shape_of_several_paths_is_taken_as_it_is(base: Path) -> None:
+    model = load(base, base)
+    lengths = {}
+    for temperature in (0.0, 1.0):
+        arguments = {"tree": TreeShape(99, 1, 1, paths=4), "max_new_tokens": 12, "log": True}
+        lengths[temperature] = model.eagenerate(PROMPT, temperature, **arguments)[3]["draft_length"]
+    assert lengths[0.0][0] == lengths[1.0][0] == 3
+
+
+def test_the_size_is_measured_for_a_draft_model_too(base: Path) -> None:
+    model = load(base, base, total_token=-1, depth=2)
+    assert 4 <= model.shape.total_token <= 60
+    assert (model.shape.depth, model.shape.paths) == (1, 3)

@@ -35,7 +35,7 @@ from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
 from eagle.target.base import load_base
-from eagle.tree.shape import TreeShape
+from eagle.tree.shape import Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.tuning.acceptance import Candidate, expected_lengths
 from eagle.verification import RULES
@@ -75,7 +75,7 @@ def of_as_many_nodes(model: EaModel, inputs: Sequence[Tensor], args: argparse.Na
     levels = args.gamma
     paths = TreeShape.several_paths(args.paths, levels)
     sizes = tuple(range(8, paths.total_token + 1, 4))
-    hybrid = TreeShape(sizes[-1], levels - 1, 10, DEFAULT_SAMPLING)
+    hybrid = TreeShape(sizes[-1], levels - 1, args.top_k, Sampling(args.threshold, args.rho, args.samples))
     rules = (RULES["tokenwise"], RULES["hsd"])
     candidates = [
         Candidate(drafter, paths, rules, (paths.total_token,), args.draws),
@@ -210,6 +210,10 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--temperature", type=float, default=1.0)
     parse.add_argument("--gamma", type=int, default=10, help="length of a chain")
     parse.add_argument("--paths", type=int, default=11)
+    parse.add_argument("--top-k", type=int, default=10, help="of the hybrid trees, as the next three")
+    parse.add_argument("--threshold", type=float, default=DEFAULT_SAMPLING.threshold)
+    parse.add_argument("--rho", type=float, default=DEFAULT_SAMPLING.rho)
+    parse.add_argument("--samples", type=int, default=DEFAULT_SAMPLING.samples)
     parse.add_argument("--contexts", type=int, default=4, help="of each prompt")
     parse.add_argument("--draws", type=int, default=2, help="trees of each kind in each context")
     parse.add_argument("--new-tokens", type=int, default=64)

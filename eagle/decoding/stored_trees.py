@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def store(head: Path, device: str, found: Mapping[str, Mapping[float, TreeShape]
     stored = _stored(file)
     stored[device] = {
         kind: [
-            {"temperature": temperature, **asdict(shape)}
+            {"temperature": temperature, **shape.record()}
             for temperature, shape in sorted({**before.get(kind, {}), **found.get(kind, {})}.items())
         ]
         for kind in sorted({*before, *found})

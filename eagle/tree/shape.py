@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from eagle.checks import number, whole_number
 from eagle.errors import InputError
@@ -111,6 +112,11 @@ class TreeShape:
             threshold *= temperature**2
         rho = self.sampling.rho * temperature**2
         return replace(self, sampling=replace(self.sampling, threshold=threshold, rho=rho))
+
+    def record(self) -> dict[str, Any]:
+        """The shape as JSON has it; ``paths`` only where there are several."""
+        record = asdict(self)
+        return record if self.paths is not None else {name: value for name, value in record.items() if name != "paths"}
 
     def levels(self, room: int) -> int:
         """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""

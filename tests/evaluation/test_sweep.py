@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -86,10 +85,10 @@ def test_a_grid_is_what_the_single_programs_write(
     }
     assert trees["tiny-temperature-1.0_baseline"] is None
     assert (
-        trees["tiny-temperature-0.0_ea"] == trees["tiny-temperature-0.0_ea_hsd"] == asdict(STORED[DETERMINISTIC][0.0])
+        trees["tiny-temperature-0.0_ea"] == trees["tiny-temperature-0.0_ea_hsd"] == STORED[DETERMINISTIC][0.0].record()
     )
-    assert trees["tiny-temperature-1.0_ea"] == asdict(STORED[DETERMINISTIC][1.0])
-    assert trees["tiny-temperature-1.0_ea_hsd"] == asdict(STORED[HYBRID][1.0])
+    assert trees["tiny-temperature-1.0_ea"] == STORED[DETERMINISTIC][1.0].record()
+    assert trees["tiny-temperature-1.0_ea_hsd"] == STORED[HYBRID][1.0].record()
     assert trees["tiny-temperature-1.0_ea_hsd"]["sampling"]["threshold"] == 0.1
     assert trees["tiny-temperature-0.0_ea_hsd"] == trees["tiny-temperature-0.0_ea"]
 
@@ -195,8 +194,8 @@ def failing(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--method", "eagle4"], "a method is eagle3, hsd or TREE:RULE"),
-        (["--method", "chain:"], "a method is eagle3, hsd or TREE:RULE"),
+        (["--method", "eagle4"], "a method is eagle3, hsd or [DRAFTER/]TREE:RULE"),
+        (["--method", "chain:"], "a method is eagle3, hsd or [DRAFTER/]TREE:RULE"),
         (["--method", "bush:hsd"], "tree must be one of"),
         (["--method", "hybrid:blockwise"], "needs tree='chain'"),
         (["--temperature", "1.0", "-1"], "temperature must be"),

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import shortuuid
@@ -108,17 +108,10 @@ class Answerer:
         facts: Record = {BASE: self.identities[BASE]}
         facts |= {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
         if self.tree is not None:
-            facts |= {"tree": self._tree_record()}
+            facts |= {"tree": self.tree.at(self.settings.temperature).record()}
             drafted = DRAFT if self.drafter == DRAFT_MODEL else HEAD
             facts[drafted] = self.identities[drafted]
         return facts
-
-    def _tree_record(self) -> Record | None:
-        """The tree in the settings; without ``paths`` where there are none."""
-        if self.tree is None:
-            return None
-        record = asdict(self.tree.at(self.settings.temperature))
-        return record if record["paths"] is not None else {k: v for k, v in record.items() if k != "paths"}
 
     def warm_up(self, question: Question) -> None:
         """Decode a little, so that what happens only once stays out of the timings.

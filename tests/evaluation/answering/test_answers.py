@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -158,7 +157,7 @@ def test_hsd_at_temperature_0_is_eagle(pair: tuple[Path, Path], questions: Path)
     file.unlink()
     files = [Path(f"mt_bench/f/tiny-temperature-0.0_{suffix}.jsonl") for suffix in ("ea", "ea_hsd")]
     trees = [json.loads(file.with_name(f"{file.stem}_run.json").read_text())["settings"]["tree"] for file in files]
-    assert trees[0] == trees[1] == asdict(usual)
+    assert trees[0] == trees[1] == usual.record()
     turns = [lines(file)[0]["choices"][0]["turns"] for file in files]
     assert turns[0] == turns[1]
 

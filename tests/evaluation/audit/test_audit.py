@@ -99,7 +99,7 @@ def test_a_seed_decides_the_report(
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--method", "medusa"], "a method is eagle3, hsd or TREE:RULE"),
+        (["--method", "medusa"], "a method is eagle3, hsd or [DRAFTER/]TREE:RULE"),
         (["--method", "forest:hsd"], "tree must be one of"),
         (["--method", "hybrid:hsd_published"], "deterministic"),
         (["--method", "deterministic:blockwise"], "tree='chain'"),

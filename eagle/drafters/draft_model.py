@@ -64,7 +64,7 @@ class DraftModelDrafting(Drafting):
 
     def read(self, prompt: Scores) -> None:
         """See ``Drafting.read``."""
-        if self._room() < 1:
+        if self._within_context(1) < 1:
             # Longer than the draft model can read: nothing will be drafted.
             return
         self.model.prefill(
@@ -73,7 +73,7 @@ class DraftModelDrafting(Drafting):
 
     def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
         """See ``Drafting.draft``."""
-        root, levels = self.tokens[-1], shape.levels(min(room, self._room()))
+        root, levels = self.tokens[-1], shape.levels(self._within_context(room))
         if levels < 1:
             return root_only(root)
         root_logits, texts = self._behind_the_text()
@@ -99,10 +99,10 @@ class DraftModelDrafting(Drafting):
         law = chance.of(self._behind_the_text()[0][None])[0]
         return self.vocabulary.spread(law)
 
-    def _room(self) -> int:
-        """Levels that the draft model has positions for."""
+    def _within_context(self, levels: int) -> int:
+        """Of ``levels`` below the last token those that the draft model has positions for."""
         context = self.model.context_length
-        return len(self.tokens) if context is None else context - len(self.tokens)
+        return levels if context is None else min(levels, context - len(self.tokens))
 
     def _behind_the_text(self) -> tuple[Tensor, LevelTexts]:
         """Commit what is not in the cache yet; (D,) logits of what follows the text, and what processes the next."""
@@ -144,7 +144,9 @@ class DraftModelDrafting(Drafting):
         table = torch.cat([torch.stack([self.vocabulary.support[t], p]) for t, p in self._levels], dim=1).tolist()
         found: list[int] = []
         start, above = 0, 0
-        for token, (level, _) in zip(accepted, self._levels, strict=False):
+        # The last accepted node may be a leaf that was not run on, and the tree may be deeper than what was accepted.
+        depth = min(len(accepted), len(self._levels))
+        for token, (level, _) in zip(accepted[:depth], self._levels[:depth], strict=True):
             places = range(start, start + len(level))
             node = next((i for i in places if table[0][i] == token and table[1][i] == above), None)
             if node is None:

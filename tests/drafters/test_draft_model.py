@@ -220,3 +220,13 @@ def test_the_size_is_measured_for_a_draft_model_too(base: Path) -> None:
     model = load(base, base, total_token=-1, depth=2)
     assert 4 <= model.shape.total_token <= 60
     assert (model.shape.depth, model.shape.paths) == (1, 3)
+
+
+def test_a_draft_model_of_unknown_context_drafts_whole_chains(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(base, base)
+    draft = model.offers["draft"].drafter.model
+    monkeypatch.setattr(draft.config, "max_position_embeddings", None)
+    assert draft.context_length is None
+    _, _, _, info = model.eagenerate(PROMPT[:, :1], tree="chain", max_new_tokens=20, log=True)
+    # The root and three tokens, also behind a prompt shorter than that.
+    assert info["draft_length"][0] == 4

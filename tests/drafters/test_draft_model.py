@@ -17,6 +17,7 @@ from eagle.decoding.speculation import speculation
 from eagle.drafters.vocabulary import shared_vocabulary
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
+from eagle.target.target import Target
 from eagle.target.text import Text
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
@@ -224,9 +225,7 @@ def test_the_size_is_measured_for_a_draft_model_too(base: Path) -> None:
 
 def test_a_draft_model_of_unknown_context_drafts_whole_chains(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(base, base)
-    draft = model.offers["draft"].drafter.model
-    monkeypatch.setattr(draft.config, "max_position_embeddings", None)
-    assert draft.context_length is None
+    monkeypatch.setattr(Target, "context_length", None)
     _, _, _, info = model.eagenerate(PROMPT[:, :1], tree="chain", max_new_tokens=20, log=True)
     # The root and three tokens, also behind a prompt shorter than that.
     assert info["draft_length"][0] == 4

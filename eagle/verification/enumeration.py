@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,6 +44,11 @@ class Case:
     draft: Table
     make: Callable[[Choose], DraftTree]
     length: int
+
+    @cached_property
+    def trees(self) -> list[tuple[float, DraftTree]]:
+        """The trees that can be drafted, and their probabilities."""
+        return every_draw(self.make)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def exact(case: Case, rules: Sequence[Rule]) -> dict[str, Exact]:
         case: its trees need to be small: their number is exponential in the draws.
         rules: to look at.
     """
-    trees = every_draw(case.make)
+    trees = case.trees
     wanted = text_law(case.target, {(): 1.0}, case.length)
     results = {}
     for rule in rules:
@@ -179,7 +185,7 @@ def _continued(case: Case, tree: DraftTree, target_probs: Tensor, path: Path, to
 def upper_bound(case: Case) -> float | None:
     """The most that any lossless rule can accept of a deterministic tree: the sum over its nodes of the target's
     probability of the path to them. None for other trees."""
-    trees = every_draw(case.make)
+    trees = case.trees
     if len(trees) > 1 or trees[0][1].laws is not None:
         return None
     paths = paths_of(trees[0][1])[1:]

@@ -4,7 +4,9 @@ ought to have."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,22 +48,22 @@ def target_table(model: EaModel, warper: Warper, prompt: torch.Tensor = PROMPT) 
 ONE_SAMPLE = Sampling(threshold=0.15, rho=0.7, samples=1)
 
 
-def round_distance(
+def round_distances(
     model: EaModel,
     tree: str,
-    rule: Rule,
+    rules: Sequence[Rule],
     sampling: tuple[float, float, int],
     first: int,
     drafted_with: Sampling = ONE_SAMPLE,
     drafter: str = "eagle3",
     paths: int = 2,
     levels: int = 2,
-) -> float:
-    """Total variation between the law of the three tokens behind the prompt and ``first``, begun by one real round,
-    and the target's own; summed over every draw of the drafter and every fall of the rule's coins."""
+) -> list[float]:
+    """Of each rule the total variation between the law of the three tokens behind the prompt and ``first``, begun by one
+    real round, and the target's own; summed over every draw of the drafter and every fall of the rule's coins."""
     warper = Warper(*sampling)
     # Two levels, two expanded nodes, fewer nodes than candidates, so that pruning decides.
-    shape = Method(tree, rule.name).shape(TreeShape(6, levels - 1, 2, drafted_with, paths))
+    shape = Method(tree, rules[0].name).shape(TreeShape(6, levels - 1, 2, drafted_with, paths))
     processors = processors_of(model.base_model, PROMPT, 200, model.stop_ids())
     text = Text(PROMPT, warper, 200, processors=processors)
     decoding = Decoding(model.target, Speculation(model.offers[drafter].drafter, shape, forced(first)), text)
@@ -70,20 +72,27 @@ def round_distance(
         source = Chance(decoding.chance.law, choose) if decoding.chance else None
         return decoding.drafting.draft(decoding.shape, levels, source)
 
-    begun: dict[Path_, float] = {}
+    begun: list[dict[Path_, float]] = [{} for _ in rules]
     with torch.inference_mode():
         for weight, drafted in every_draw(make):
             scored, places = drafted.scored()
             probs = decoding.law(drafted, model.target.score(scored, decoding.cache).at(places).logits)
             decoding.cache.keep(())
-            for (path, token), share in outcomes(drafted, rule.plan(drafted, probs)).items():
-                begun[*path, token] = begun.get((*path, token), 0.0) + weight * share
+            for rule, law in zip(rules, begun, strict=True):
+                for (path, token), share in outcomes(drafted, rule.plan(drafted, probs)).items():
+                    law[*path, token] = law.get((*path, token), 0.0) + weight * share
     target = target_table(model, warper)
 
     def behind(path: Path_) -> torch.Tensor:
         return target((first, *path))
 
-    return distance(text_law(behind, begun, 3), text_law(behind, {(): 1.0}, 3))
+    own = text_law(behind, {(): 1.0}, 3)
+    return [distance(text_law(behind, law, 3), own) for law in begun]
+
+
+def round_distance(model: EaModel, tree: str, rule: Rule, *how: Any, **more: Any) -> float:
+    """``round_distances`` of one rule."""
+    return round_distances(model, tree, [rule], *how, **more)[0]
 
 
 def forced(token: int) -> Rule:

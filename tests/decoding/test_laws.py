@@ -24,41 +24,45 @@ from eagle.verification import RULES
 from eagle.verification.enumeration import text_law
 from eagle.verification.naive_hsd import Carried
 from eagle.verification.siblings import Siblings
-from tests.decoding.rounds import PROMPT, SAMPLING, generation_distance, round_distance, target_table
+from tests.decoding.rounds import (
+    PROMPT,
+    SAMPLING,
+    generation_distance,
+    round_distance,
+    round_distances,
+    target_table,
+)
 from tests.tiny import head_files, load_pair, make_base, make_draft_model, write_head, write_letters
 
 # A new drafter is tested by adding a line.
 DRAFTERS = ("eagle3", "draft")
-PAIRS = [
-    (tree, rule)
-    for tree, rules in (
-        ("deterministic", ("tokenwise", "hsd")),
-        ("hybrid", ("tokenwise", "hsd")),
-        ("chain", ("tokenwise", "blockwise", "hsd")),
-        ("paths", ("tokenwise", "hsd")),
-    )
-    for rule in rules
-]
+ON_TREES = {
+    "deterministic": ("tokenwise", "hsd"),
+    "hybrid": ("tokenwise", "hsd"),
+    "chain": ("tokenwise", "blockwise", "hsd"),
+    "paths": ("tokenwise", "hsd"),
+}
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)
-@pytest.mark.parametrize(("tree", "rule"), PAIRS)
+@pytest.mark.parametrize("tree", ON_TREES)
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_a_round_has_exactly_the_target_law(
-    drafters: EaModel, drafter: str, tree: str, rule: str, sampling: tuple[float, float, int]
+    drafters: EaModel, drafter: str, tree: str, sampling: tuple[float, float, int]
 ) -> None:
     if tree == "paths" and not sampling[2]:
         pytest.skip("every draw of several paths is enumerated: only where few tokens are possible")
+    rules = [RULES[rule] for rule in ON_TREES[tree]]
     for first in (2, 5):
-        assert round_distance(drafters, tree, RULES[rule], sampling, first, drafter=drafter) < 1e-9
+        assert max(round_distances(drafters, tree, rules, sampling, first, drafter=drafter)) < 1e-9
 
 
-@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
 @pytest.mark.parametrize("paths", [1, 3])
-def test_a_round_of_other_numbers_of_paths_has_exactly_the_target_law(drafters: EaModel, rule: str, paths: int) -> None:
+def test_a_round_of_other_numbers_of_paths_has_exactly_the_target_law(drafters: EaModel, paths: int) -> None:
+    rules = [RULES["tokenwise"], RULES["hsd"]]
     for levels, possible in ((1, 3), (2, 2)):
         how = {"drafter": "draft", "paths": paths, "levels": levels}
-        assert round_distance(drafters, "paths", RULES[rule], (1.0, 0.0, possible), 2, **how) < 1e-9
+        assert max(round_distances(drafters, "paths", rules, (1.0, 0.0, possible), 2, **how)) < 1e-9
 
 
 @pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
@@ -132,12 +136,12 @@ def test_the_published_rule_is_lossy_on_several_paths(drafters: EaModel) -> None
 
 
 @pytest.mark.parametrize("samples", [2, 3])
-@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
-def test_a_round_with_more_samples_has_exactly_the_target_law(llama: EaModel, rule: str, samples: int) -> None:
+def test_a_round_with_more_samples_has_exactly_the_target_law(llama: EaModel, samples: int) -> None:
+    rules = [RULES["tokenwise"], RULES["hsd"]]
     drafted_with = Sampling(threshold=0.5, rho=1.0, samples=samples, draft_temperature=0.8)
     # Of few possible tokens, so that there are few ways to draw some of them.
     for sampling, first in itertools.product(SAMPLING[4:], (2, 5)):
-        assert round_distance(llama, "hybrid", RULES[rule], sampling, first, drafted_with) < 1e-9
+        assert max(round_distances(llama, "hybrid", rules, sampling, first, drafted_with)) < 1e-9
 
 
 @pytest.mark.filterwarnings("ignore:hsd_published")
@@ -146,13 +150,11 @@ def test_that_test_rejects_the_published_rule(llama: EaModel) -> None:
     assert max(distances) > 0.01
 
 
-@pytest.mark.parametrize("rule", ["tokenwise", "hsd"])
-def test_that_test_rejects_a_node_kept_for_its_own_token(
-    llama: EaModel, monkeypatch: pytest.MonkeyPatch, rule: str
-) -> None:
+def test_that_test_rejects_a_node_kept_for_its_own_token(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rank_by_own_token(monkeypatch)
-    distances = [round_distance(llama, "hybrid", RULES[rule], s, f) for s in SAMPLING[:3] for f in (2, 5)]
-    assert max(distances) > 0.003
+    rules = [RULES["tokenwise"], RULES["hsd"]]
+    distances = [round_distances(llama, "hybrid", rules, s, f) for s in SAMPLING[:3] for f in (2, 5)]
+    assert all(max(of_rule) > 0.003 for of_rule in zip(*distances, strict=True))
 
 
 def rank_by_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +181,8 @@ def keep_rejected_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Siblings, "remaining", lambda self, node, r, reached: self.target_probs[node])
 
 
+TEXTS = 250
+"""As many texts show the broken residual below; what is exact above needs no sampling."""
 Draws = Iterator[tuple[list[int], int]]
 """The new tokens of a text, at least 3, and how many draft tokens were accepted."""
 
@@ -244,9 +248,9 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
 @pytest.mark.parametrize("sampling", [(1.0, 0.0, 0), (0.7, 0.8, 3)])
 @pytest.mark.parametrize("method", [{}, {"hsd": True}])
 def test_generations_follow_the_target_law(shallow: EaModel, method: dict, sampling: tuple[float, float, int]) -> None:
-    p_value, accepted = sampled_p_value(shallow, sampling, 500, generated(shallow, sampling, **method))
+    p_value, accepted = sampled_p_value(shallow, sampling, TEXTS, generated(shallow, sampling, **method))
     assert p_value > 1e-3
-    assert accepted > 100
+    assert accepted > 50
 
 
 SAMPLED = ["chain:hsd", "chain:blockwise", "paths:hsd"]
@@ -259,28 +263,28 @@ SAMPLED += ["draft/chain:blockwise", "draft/paths:tokenwise", "draft/paths:hsd",
 def test_texts_of_every_drafter_follow_the_target_law(
     shallow: EaModel, method: str, sampling: tuple[float, float, int]
 ) -> None:
-    p_value, accepted = sampled_p_value(shallow, sampling, 500, restarted(shallow, sampling, method))
+    p_value, accepted = sampled_p_value(shallow, sampling, TEXTS, restarted(shallow, sampling, method))
     assert p_value > 1e-3
-    assert accepted > 50
+    assert accepted > 25
 
 
 def test_sampling_shows_a_broken_residual(shallow: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_rejected_tokens(monkeypatch)
     sampling = (1.0, 0.0, 0)
-    assert sampled_p_value(shallow, sampling, 500, restarted(shallow, sampling, "eagle3"))[0] < 1e-6
+    assert sampled_p_value(shallow, sampling, TEXTS, restarted(shallow, sampling, "eagle3"))[0] < 1e-6
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:hsd_published")
 def test_sampling_shows_the_published_rule(tmp_path: Path) -> None:
     """On a pair of four tokens where its bias is large; block verification of the same chains passes."""
-    base = make_base("llama", tmp_path / "base", seed=11, vocab_size=4)
-    head = write_head(tmp_path / "head", *head_files(base, draft_vocab=4, seed=12, weight=0.25))
+    base = make_base("llama", tmp_path / "base", vocab_size=4, num_hidden_layers=3)
+    head = write_head(tmp_path / "head", *head_files(base, draft_vocab=4, weight=0.25))
     model = load_pair(base, head, depth=1)
     prompt, sampling = torch.tensor([[3, 1, 0, 1, 2]]), (1.0, 0.0, 0)
     p_values = [
         sampled_p_value(model, sampling, draws, restarted(model, sampling, f"chain:{rule}", prompt), prompt)[0]
-        for rule, draws in (("hsd_published", 1200), ("blockwise", 600))
+        for rule, draws in (("hsd_published", 1000), ("blockwise", 400))
     ]
     assert p_values[0] < 1e-4
     assert p_values[1] > 1e-3

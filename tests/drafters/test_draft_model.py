@@ -116,12 +116,8 @@ def test_tables_may_be_padded_and_tokens_be_missing(base: Path, tmp_path: Path) 
     for method in METHODS:
         text, _ = decoded(model, method)
         assert text == model.naivegenerate(PROMPT, max_new_tokens=40)[0].tolist()
-        trees = []
-        for seed in range(20):
-            generator = torch.Generator().manual_seed(seed)
-            ids = model.eagenerate(PROMPT, 1.5, max_new_tokens=20, generator=generator)
-            trees += ids[0].tolist()
-        assert VOCAB - 1 in trees
+        # Nor is it left out of the text.
+        assert any(VOCAB - 1 in decoded(model, method, temperature=1.5, seed=seed)[0] for seed in range(20))
 
 
 def test_vocabularies_are_compared_by_their_strings() -> None:

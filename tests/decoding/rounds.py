@@ -59,8 +59,8 @@ def round_distances(
     paths: int = 2,
     levels: int = 2,
 ) -> list[float]:
-    """Of each rule the total variation between the law of the three tokens behind the prompt and ``first``, begun by one
-    real round, and the target's own; summed over every draw of the drafter and every fall of the rule's coins."""
+    """Of each rule the total variation between the law of the three tokens behind the prompt and ``first``, begun by
+    one real round, and the target's own; summed over every draw of the drafter and every fall of the rule's coins."""
     warper = Warper(*sampling)
     # Two levels, two expanded nodes, fewer nodes than candidates, so that pruning decides.
     shape = Method(tree, rules[0].name).shape(TreeShape(6, levels - 1, 2, drafted_with, paths))

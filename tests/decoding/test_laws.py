@@ -242,7 +242,7 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
     base = write_letters(make_base("llama", folder / "base", num_hidden_layers=3))
     head = write_head(folder / "head", *head_files(base))
     draft = make_draft_model(folder / "draft", layers=1, initializer_range=0.3)
-    return load_pair(base, head, draft_model_path=str(draft), paths=3)
+    return load_pair(base, head, draft_model_path=str(draft), paths=3, depth=1)
 
 
 @pytest.mark.parametrize("sampling", [(1.0, 0.0, 0), (0.7, 0.8, 3)])

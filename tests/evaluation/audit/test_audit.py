@@ -25,9 +25,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="a")
     fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    base = make_base("llama", folder / "base", seed=11, vocab_size=len(LETTERS))
+    base = make_base("llama", folder / "base", vocab_size=len(LETTERS), num_hidden_layers=3)
     fast.save_pretrained(base)
-    return base, write_head(folder / "head", *head_files(base, draft_vocab=4, seed=12, weight=0.25))
+    return base, write_head(folder / "head", *head_files(base, draft_vocab=4, weight=0.25))
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ For the target's law p of a token (restricted to the draft vocabulary, not renor
   total variation   1 - sum min(p, q): how often a token sampled from q is rejected, once, by the target. Its gradient
                     is small where hardly anything is accepted.
   mix               an interpolation of the two, the same everywhere.
-  adaptive          an interpolation with the weight exp(-c overlap) of cross-entropy, for each row by itself; the weight
-                    has no gradient.
+  adaptive          an interpolation with the weight exp(-c overlap) of cross-entropy, for each row by itself; the
+                    weight has no gradient.
   log               -log (overlap / sum p): total variation whose gradient is divided by the overlap.
 
 The last two are of "LK losses" (arXiv 2602.23881), which weights the whole batch alike.

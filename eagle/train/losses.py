@@ -91,9 +91,7 @@ class Judged:
     hits: Tensor
 
 
-def judge(
-    outputs: Tensor, weight: Tensor, reading: Reading, places: Tensor, scale: Tensor, loss: Loss
-) -> Judged:
+def judge(outputs: Tensor, weight: Tensor, reading: Reading, places: Tensor, scale: Tensor, loss: Loss) -> Judged:
     """Compare the head's laws with the target's.
 
     Args:

@@ -177,14 +177,9 @@ def _compare(logits: Tensor, law: Tensor, loss: Loss, learning: bool) -> tuple[T
         return losses, overlaps, q.mul_(mass[:, None]).sub_(law)
     growing = torch.where(q < law, q, 0.0)
     # The factor of log is as large as the overlap is small, so growing, which is no larger, goes with it first.
-    growing *= _column(variational)
+    growing *= variational[:, None] if isinstance(variational, Tensor) else variational
     from_both = growing.sum(-1) + entropic * mass
     slopes = q.mul_(from_both[:, None]).sub_(growing)
-    if isinstance(entropic, float):
-        return losses, overlaps, slopes.sub_(law, alpha=entropic)
-    return losses, overlaps, slopes.addcmul_(law, _column(entropic), value=-1)
-
-
-def _column(weights: Tensor | float) -> Tensor | float:
-    """Weights of rows, or one of all, to multiply rows with."""
-    return weights[:, None] if isinstance(weights, Tensor) else weights
+    if isinstance(entropic, Tensor):
+        return losses, overlaps, slopes.addcmul_(law, entropic[:, None], value=-1)
+    return losses, overlaps, slopes.sub_(law, alpha=entropic)

@@ -12,7 +12,7 @@ TESTS := $(RUN) -m pytest --numprocesses auto --dist worksteal
 QUESTIONS := 8
 NEW_TOKENS := 96
 
-.PHONY: setup demo test test-fast lint types bench clean
+.PHONY: setup demo test test-fast lint types bench gpu clean
 
 setup: $(VENV)/.installed
 
@@ -41,6 +41,9 @@ types: setup
 
 bench: setup
 	$(RUN) -m benchmarks.decode
+
+gpu: setup
+	$(RUN) -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache mt_bench/demo

@@ -3,6 +3,9 @@
 In contexts of all MT-Bench questions (first turns, texts of the target itself) every kind of tree is drafted with the
 same head and the same number of nodes, and each rule's accepted length is computed exactly for the tree at hand, so
 only the trees' own draws are random. Differences are paired by context; the 95 % intervals resample prompts.
+
+With ``--early`` hybrid trees are there twice, with and without early decisions; and joint verification also with
+siblings in the order of their keys, which is lossless too.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import add_pair_arguments, load, pair_of
 from eagle.program import run_program
+from eagle.tree.draft_tree import DraftTree
 from eagle.tree.shape import CHAIN, DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.tuning.acceptance import Candidate, expected_lengths
-from eagle.verification import RULES
+from eagle.verification import RULES, Plan, Rule
 
 RULE_NAMES = ("tokenwise", "hsd")
+EARLY, BY_KEY = "hybrid, early", "hsd, by key"
 RESAMPLES = 2000
 QUESTIONS = 80
 
@@ -47,6 +52,23 @@ class Column:
     def mean(self) -> float:
         """Over all contexts."""
         return sum(map(sum, self.lengths)) / sum(map(len, self.lengths))
+
+
+class ByKey(DraftTree):
+    """A tree whose siblings are verified in the order of their keys."""
+
+    def children(self) -> list[list[int]]:
+        """See ``DraftTree.children``."""
+        parents, keys = self.parents.tolist(), self.keys.tolist()
+        children: list[list[int]] = [[] for _ in range(len(self))]
+        for node in sorted(range(1, len(self)), key=lambda node: -keys[node]):
+            children[parents[node]].append(node)
+        return children
+
+
+def by_key(tree: DraftTree, target_probs: Tensor) -> Plan:
+    """The plan of ``hsd`` for siblings in the order of their keys."""
+    return RULES["hsd"].plan(ByKey(**vars(tree)), target_probs)
 
 
 def measure(
@@ -71,15 +93,18 @@ def measure(
         contexts: of each prompt, at most.
         every: tokens from one context to the next.
     """
-    rules = tuple(RULES[name] for name in RULE_NAMES)
+    usual = tuple(RULES[name] for name in RULE_NAMES)
+    rules = {
+        kind: (*usual, Rule(BY_KEY, by_key, True)) if EARLY in shapes and kind == HYBRID else usual for kind in shapes
+    }
     candidates = {
-        kind: Candidate(model.drafter, shape, rules, (shape.total_token,) if kind == CHAIN else sizes, draws)
+        kind: Candidate(model.drafter, shape, rules[kind], (shape.total_token,) if kind == CHAIN else sizes, draws)
         for kind, shape in shapes.items()
     }
     columns = {
-        (kind, name, size): Column(kind, name, size - 1, [])
+        (kind, rule.name, size): Column(kind, rule.name, size - 1, [])
         for kind, candidate in candidates.items()
-        for name in RULE_NAMES
+        for rule in candidate.rules
         for size in candidate.sizes
     }
     generator = torch.Generator().manual_seed(0)
@@ -97,9 +122,9 @@ def measure(
             generator,
         ):
             for (kind, candidate), values in zip(candidates.items(), measured, strict=True):
-                for name, by_size in zip(RULE_NAMES, values.lengths, strict=True):
+                for rule, by_size in zip(candidate.rules, values.lengths, strict=True):
                     for size, length in zip(candidate.sizes, by_size, strict=True):
-                        columns[kind, name, size].lengths[-1].append(length)
+                        columns[kind, rule.name, size].lengths[-1].append(length)
     return list(columns.values())
 
 
@@ -118,15 +143,23 @@ def gain(base: Column, other: Column) -> tuple[float, float, float]:
 def report(title: str, columns: list[Column]) -> None:
     """Print a table, each row beside EAGLE-3 of as many nodes and beside the token-wise rule on the same trees."""
     print(f"\n{title}: {sum(map(len, columns[0].lengths))} contexts of {len(columns[0].lengths)} prompts")
-    print(f"{'tree':<14}{'rule':<11}{'nodes':>6}{'accepted':>10}  {'over EAGLE-3':<26}over token-wise")
     found = {(column.tree, column.rule, column.nodes): column for column in columns}
+    ordered = any(column.rule == BY_KEY for column in columns)
+    print(
+        f"{'tree':<14}{'rule':<13}{'nodes':>6}{'accepted':>10}  {'over EAGLE-3':<26}{'over token-wise':<26}"
+        + "over siblings by key" * ordered
+    )
     for column in columns:
         eagle = found.get((DETERMINISTIC, "tokenwise", column.nodes))
+        plain = found.get((HYBRID, BY_KEY, column.nodes)) if column.tree in (HYBRID, EARLY) else None
         cells = [
             "" if base is None or base is column else "{:+.1f} % ({:+.1f} to {:+.1f})".format(*gain(base, column))
-            for base in (eagle, found[column.tree, "tokenwise", column.nodes])
+            for base in (eagle, found[column.tree, "tokenwise", column.nodes], plain)
         ]
-        print(f"{column.tree:<14}{column.rule:<11}{column.nodes:>6}{column.mean:>10.3f}  {cells[0]:<26}{cells[1]}")
+        print(
+            f"{column.tree:<14}{column.rule:<13}{column.nodes:>6}{column.mean:>10.3f}  "
+            f"{cells[0]:<26}{cells[1]:<26}{cells[2]}".rstrip()
+        )
 
 
 def benchmark(argv: Sequence[str] | None) -> None:
@@ -141,6 +174,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--threshold", type=float, default=DEFAULT_SAMPLING.threshold)
     parse.add_argument("--rho", type=float, default=DEFAULT_SAMPLING.rho)
     parse.add_argument("--samples", type=int, default=DEFAULT_SAMPLING.samples)
+    parse.add_argument("--early", type=float, help="key from which nodes are decided on early, at temperature 1")
+    parse.add_argument("--early-nodes", type=int, default=Sampling.early_nodes)
     parse.add_argument("--contexts", type=int, default=9, help="of each of the 80 prompts")
     parse.add_argument(
         "--draws",
@@ -166,6 +201,9 @@ def benchmark(argv: Sequence[str] | None) -> None:
         HYBRID: replace(plain, sampling=Sampling(args.threshold, args.rho, args.samples)),
         CHAIN: TreeShape.chain(args.levels),
     }
+    if args.early is not None:
+        early = Sampling(args.threshold, args.rho, args.samples, early=args.early, early_nodes=args.early_nodes)
+        shapes[EARLY] = replace(plain, sampling=early)
     inputs = prompts(model, QUESTIONS, arguments)
     print(f"{model.target.dtype}, {model.device}, {shapes[HYBRID]}")
     for temperature, of_temperature in zip(args.temperature, draws, strict=True):

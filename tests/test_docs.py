@@ -203,8 +203,6 @@ def test_the_example_prints_an_answer() -> None:
     assert len(example.splitlines()) == 10
     shorter = example.replace("max_new_tokens=200", "max_new_tokens=24")
     assert shorter != example
-    done = subprocess.run(
-        [sys.executable, "-c", shorter], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", shorter], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 5

@@ -14,7 +14,7 @@ import random
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -82,11 +82,14 @@ def shapes(
             break
         sampling = None
         if kind == HYBRID:
+            threshold, early = source.choice((0.02, 0.04, 0.08, 0.15, 0.25)), source.choice((None, 0.25, 0.5, 1.0))
             sampling = Sampling(
-                threshold=source.choice((0.02, 0.04, 0.08, 0.15, 0.25)),
+                threshold,
                 rho=source.choice((0.25, 0.35, 0.5, 0.7)),
                 samples=source.choice((0, 1, 2, 3)),
             )
+            if early is not None:
+                sampling = replace(sampling, early=early * threshold, early_nodes=source.choice((4, 8, 16)))
         depth, top_k = source.randint(0, deepest), source.choice((2, 3, 4, 5, 7, 10))
         if like is not None and draw % 2:
             depth, top_k = like.depth, like.top_k

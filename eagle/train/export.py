@@ -29,6 +29,7 @@ from eagle.train import options
 from eagle.train.fit import FIT
 from eagle.train.fit_settings import FitSettings
 from eagle.train.generate import GenerateSettings
+from eagle.train.losses import Loss
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.settings import CONFIG, StageSettings
 from eagle.train.vocab import VocabSettings
@@ -182,7 +183,7 @@ Trained with `python -m eagle.train` on answers of the target itself. Official E
 | time of the steps | {last["seconds"] / 60:.0f} minutes |
 | drafting steps in training | {trained["drafting_steps"]} |
 | started from | {trained["initial"]} |
-| share of total variation in the loss | {trained["acceptance_weight"]} |
+| loss | {Loss(trained["loss"], trained["acceptance_weight"], trained["adaptivity"])} |
 
 ## On held-out answers of the target
 

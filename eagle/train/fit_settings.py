@@ -12,6 +12,7 @@ from eagle.errors import InputError
 from eagle.identity import INITIAL, Identity
 from eagle.train.batches import Document
 from eagle.train.initial import TARGET
+from eagle.train.losses import LOSSES, MIX, Loss
 from eagle.train.optimizer import MUON, OPTIMIZERS
 from eagle.train.settings import ComputingSettings
 from eagle.train.vocab import DraftVocabulary
@@ -44,8 +45,19 @@ class FitSettings(ComputingSettings):
     norm_output: bool = field(default=False, metadata={"help": "the next drafting step gets the normalised output"})
     drafting_steps: int = field(default=7, metadata={"help": "of the training-time test"})
     decay: float = field(default=0.8, metadata={"help": "weight of a drafting step's loss, relative to the one before"})
+    loss: str = field(
+        default=MIX,
+        metadata={
+            "help": "mix: of cross-entropy and total variation (1 - acceptance), see --acceptance-weight; adaptive: "
+            "the same with a share of cross-entropy that falls with what is accepted, see --adaptivity; log: -log of "
+            "what is accepted"
+        },
+    )
     acceptance_weight: float = field(
-        default=0.0, metadata={"help": "share of total variation (1 - acceptance) in the loss; 0 is cross-entropy"}
+        default=0.0, metadata={"help": "share of total variation in the loss mix; 0 is cross-entropy"}
+    )
+    adaptivity: float = field(
+        default=Loss.adaptivity, metadata={"help": "of the loss adaptive: share exp(-adaptivity * overlap)"}
     )
     max_length: int = field(default=1024, metadata={"help": "tokens of prompt and answer; the rest is cut off"})
     batch_tokens: int = field(default=2048, metadata={"help": "of a batch, prompts included"})
@@ -83,6 +95,12 @@ class FitSettings(ComputingSettings):
         for name in ("decay", "acceptance_weight", "warmup", "held_out", "weight_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(self, name)}")
+        if self.loss not in LOSSES:
+            raise InputError(f"--loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
+        if self.loss != MIX and self.acceptance_weight:
+            raise InputError(f"--acceptance-weight is of --loss {MIX}; --loss {self.loss} has a weight of its own")
+        if not (math.isfinite(self.adaptivity) and self.adaptivity > 0):
+            raise InputError(f"--adaptivity must be a finite number above 0, not {self.adaptivity}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
         for name in ("learning_rate", "matrix_learning_rate", "clipping"):
@@ -94,6 +112,11 @@ class FitSettings(ComputingSettings):
             raise InputError(f"--mixed-precision must be one of {', '.join(PRECISIONS)}, not {self.mixed_precision!r}")
         if self.norm_before_fc and self.fc_norm:
             raise InputError("--norm-before-fc and --fc-norm exclude each other")
+
+    @property
+    def loss_of_rows(self) -> Loss:
+        """What is trained."""
+        return Loss(self.loss, self.acceptance_weight, self.adaptivity)
 
     def rate(self, step: int, total: int) -> float:
         """The share of the peak learning rates at a step, counted from 0: a linear rise, half a cosine down to 0."""

@@ -80,7 +80,7 @@ class Trainee(nn.Module):
             reading,
             torch.cat([rows + k for k, rows in enumerate(reaching)]),
             torch.cat([reading.law.new_full((size,), w) for size, w in zip(sizes, weights, strict=True)]),
-            settings.acceptance_weight,
+            settings.loss_of_rows,
         )
         wide = wide_dtype(judged.losses.device)
         losses, hits, overlaps = (

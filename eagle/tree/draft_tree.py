@@ -34,7 +34,7 @@ class Laws:
 class DraftTree:
     """A drafted tree of N nodes. Node 0 is the root, the last committed token; the others are in the order in which
     they were decided on: parents come before their children, and where a node hangs and what law its token has depend
-    on nodes before it only. A grown tree has its nodes in the order of their keys.
+    on nodes before it only.
 
     Structure lives on the host, where the walk through the tree takes place.
 

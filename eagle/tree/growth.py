@@ -22,7 +22,7 @@ from eagle.errors import InputError
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
 from eagle.tree.paths import draw_paths
-from eagle.tree.shape import TreeShape
+from eagle.tree.shape import Sampling, TreeShape
 
 Expand = Callable[[Tensor, Tensor], Tensor]
 """``expand(tokens, parents) -> logits``: run the drafter's model on one level.
@@ -43,8 +43,9 @@ def grow(
 ) -> DraftTree:
     """Grow a tree below ``root``.
 
-    Level by level the ``top_k`` candidates of largest key are expanded; of all candidates the ``total_token - 1`` of
-    largest key stay. Ties go to the smaller depth, then to the elder.
+    Level by level the ``top_k`` candidates of largest key are expanded; of all candidates the ``total_token - 1`` that
+    are decided on first stay. Those are the ones of largest key, ties going to the smaller depth, then to the elder;
+    but in front of them come, level by level, the first ``early_nodes`` with a key of at least ``early``.
 
     Joint verification is lossless only if nodes are decided on one by one, each before its token is drawn, and siblings
     are verified in the order in which something was first drawn in their subtrees (docs/hsd.md). Hence a key is fixed
@@ -75,7 +76,7 @@ def grow(
         logits = expand(last.tokens.reshape(-1)[frontier], frontier // last.tokens.shape[1])
         families.append(_family(logits, last.keys.reshape(-1)[frontier], shape, chance))
         frontiers.append(frontier)
-    return _select(root, families, frontiers, support, shape.total_token)
+    return _select(root, families, frontiers, support, shape)
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,10 @@ def best(keys: Tensor, count: int) -> Tensor:
 
 
 def _select(
-    root: int, families: list[_Family], frontiers: list[Tensor], support: Tensor, total_token: int
+    root: int, families: list[_Family], frontiers: list[Tensor], support: Tensor, shape: TreeShape
 ) -> DraftTree:
-    """Keep the best candidates of all levels, best first: no key is above the parent's, and ties go to the elder, so
-    parents come before their children, and what stays is decided by nodes before it."""
+    """Keep the candidates of all levels that are decided on first: no key is above the parent's, and ties go to the
+    elder, so parents come before their children, and what stays is decided by nodes before it."""
     keys = torch.cat([family.keys.reshape(-1) for family in families])
     tokens = torch.cat([family.tokens.reshape(-1) for family in families])
     # Candidate i is numbered i + 1, the root is 0.
@@ -147,7 +148,7 @@ def _select(
     for family, child, frontier in zip(families[:-1], families[1:], frontiers[1:], strict=True):
         parents.append((first + frontier)[:, None].expand_as(child.tokens).reshape(-1))
         first += family.tokens.numel()
-    kept = best(keys, total_token - 1)
+    kept = best(_ranks(keys, families, shape.sampling), shape.total_token - 1)
     kept_keys, columns = keys[kept], tokens[kept]
     state = torch.where(kept_keys.isnan(), -1, (kept_keys > -torch.inf).long())
     facts = torch.stack([state, kept, torch.cat(parents)[kept], columns, support[columns]]).tolist()
@@ -177,6 +178,20 @@ def _select(
         if drawn
         else None,
     )
+
+
+def _ranks(keys: Tensor, families: list[_Family], sampling: Sampling | None) -> Tensor:
+    """What candidates are decided on by, the largest first: their keys, which are 0 at most, and above them the places
+    of early ones."""
+    if sampling is None or sampling.early is None:
+        return keys
+    levels = torch.cat([keys.new_full((family.keys.numel(),), -level) for level, family in enumerate(families)])
+    by_key = best(keys, len(keys))
+    levels = levels.masked_fill_(keys < math.log(max(sampling.early, sys.float_info.min)), -torch.inf)[by_key]
+    first = best(levels, sampling.early_nodes)
+    places = torch.arange(len(first), 0, -1, device=keys.device, dtype=keys.dtype)
+    early = by_key[first]
+    return keys.index_copy(0, early, torch.where(levels[first] > -torch.inf, places, keys[early]))
 
 
 @dataclass(frozen=True)

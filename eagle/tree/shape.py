@@ -28,12 +28,18 @@ class Sampling:
             the deterministic children). It too is meant for temperature 1.
         samples: sampled children of a node, without replacement; each has half the key of the one before.
         draft_temperature: times the target's temperature is the temperature of the laws that samples are drawn from.
+        early: nodes with a key of at least this are decided on before all others, level by level; None: there are none.
+            Then the samples of a node are verified before its children even where deeper nodes have larger keys
+            (docs/hsd.md). It falls with the temperature as the threshold does.
+        early_nodes: so many at most.
     """
 
     threshold: float | None
     rho: float
     samples: int
     draft_temperature: float = 1.0
+    early: float | None = None
+    early_nodes: int = 8
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0.0 <= number("threshold", self.threshold) <= 1.0:
@@ -44,6 +50,24 @@ class Sampling:
             raise InputError(f"samples must be 0 to {MOST_SAMPLES}, not {self.samples}")
         if not (math.isfinite(number("draft_temperature", self.draft_temperature)) and self.draft_temperature > 0):
             raise InputError(f"draft_temperature must be a finite number above 0, not {self.draft_temperature}")
+        if self.early is not None and not 0.0 < number("early", self.early) <= 1.0:
+            raise InputError(f"early must lie in (0, 1], or be None, not {self.early}")
+        if whole_number("early_nodes", self.early_nodes) < 1:
+            raise InputError(f"early_nodes must be 1 or more, not {self.early_nodes}")
+
+    def at(self, temperature: float) -> Sampling:
+        """What it is for a text of a temperature above 0 and at most 1."""
+        fall = temperature**2
+
+        def fallen(key: float | None) -> float | None:
+            return None if key is None else key * fall
+
+        return replace(self, threshold=fallen(self.threshold), rho=self.rho * fall, early=fallen(self.early))
+
+    def record(self) -> dict[str, Any]:
+        """For a file; what is said of early nodes only where there are some."""
+        record = asdict(self)
+        return record if self.early is not None else {n: value for n, value in record.items() if "early" not in n}
 
 
 @dataclass(frozen=True)
@@ -107,15 +131,11 @@ class TreeShape:
             # Paths that are not drawn are all the same one.
             one = self if self.paths is None else TreeShape.chain(self.depth + 1)
             return replace(one, sampling=None)
-        threshold = self.sampling.threshold
-        if threshold is not None:
-            threshold *= temperature**2
-        rho = self.sampling.rho * temperature**2
-        return replace(self, sampling=replace(self.sampling, threshold=threshold, rho=rho))
+        return replace(self, sampling=self.sampling.at(temperature))
 
     def record(self) -> dict[str, Any]:
         """The shape as JSON has it; ``paths`` only where there are several."""
-        record = asdict(self)
+        record = asdict(self) | {"sampling": self.sampling and self.sampling.record()}
         return record if self.paths is not None else {name: value for name, value in record.items() if name != "paths"}
 
     def levels(self, room: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,8 +147,25 @@ def test_hybrid_trees_keep_their_order_and_their_laws(samples: int, seed: int) -
     assert kinds == {True, False}
 
 
-def test_a_smaller_hybrid_tree_is_part_of_a_larger_one() -> None:
-    sampling = Sampling(threshold=0.05, rho=0.6, samples=2)
+@pytest.mark.parametrize("seed", range(6))
+def test_early_nodes_come_level_by_level_and_the_rest_by_key(seed: int) -> None:
+    sampling = Sampling(threshold=0.05, rho=0.6, samples=2, early=0.03, early_nodes=9)
+    tree = grown_hybrid(seed, TreeShape(20, 3, 4, sampling))
+    plain = grown_hybrid(seed, TreeShape(20, 3, 4, replace(sampling, early=None)))
+    keys, depths = tree.keys.tolist(), tree.depths.tolist()
+    early = [node for node in range(1, 10) if keys[node] >= math.log(0.03)]
+    assert early == list(range(1, len(early) + 1))
+    assert len(early) == min(9, sum(key >= math.log(0.03) for key in plain.keys.tolist()[1:]))
+    order = [(depths[node], -keys[node]) for node in early]
+    assert order == sorted(order)
+    rest = keys[len(early) + 1 :]
+    assert rest == sorted(rest, reverse=True)
+    assert all(parent < node for node, parent in enumerate(tree.parents.tolist()) if node)
+
+
+@pytest.mark.parametrize("early", [None, 0.1])
+def test_a_smaller_hybrid_tree_is_part_of_a_larger_one(early: float | None) -> None:
+    sampling = Sampling(threshold=0.05, rho=0.6, samples=2, early=early)
     large, small = (grown_hybrid(3, TreeShape(size, 3, 4, sampling)) for size in (30, 20))
     pruned = large.best(20)
     assert paths_of(pruned) == paths_of(small)
@@ -174,6 +193,9 @@ def test_shapes_follow_the_temperature() -> None:
     assert shape.kind == HYBRID
     assert shape.at(1.0) == shape.at(1.5) == shape
     assert shape.at(0.5).sampling == Sampling(threshold=0.02, rho=0.15, samples=1)
+    early = replace(shape, sampling=replace(shape.sampling, early=0.04, early_nodes=5))
+    assert early.at(0.5).sampling == Sampling(threshold=0.02, rho=0.15, samples=1, early=0.01, early_nodes=5)
+    assert early.at(0.0) == TreeShape(20, 3, 4)
     assert shape.at(0.0) == TreeShape(20, 3, 4)
     chain = TreeShape(5, 3, 1, Sampling(threshold=None, rho=1.0, samples=1))
     assert chain.at(0.5).kind == CHAIN
@@ -196,6 +218,9 @@ def test_a_head_of_nan_is_an_error() -> None:
         ("samples", -1),
         ("draft_temperature", 0.0),
         ("draft_temperature", float("nan")),
+        ("early", 0.0),
+        ("early", 1.5),
+        ("early_nodes", 0),
     ],
 )
 def test_impossible_sampling_is_refused(field: str, value: float) -> None:

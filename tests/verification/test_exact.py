@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from dataclasses import replace
@@ -63,7 +64,13 @@ def test_lossless_on_random_chains(seed: int, length: int, zeros: float) -> None
     assert results["tokenwise"].expected_length <= results["hsd"].expected_length + 1e-12
 
 
-def growth_case(seed: int, samples: int) -> Case:
+def with_early(shape: TreeShape, source: random.Random) -> TreeShape:
+    """The shape with some nodes decided on early: of keys around those that the threshold lets pass, or of any key."""
+    early, most = source.choice([0.3, 0.6, 1.0, 1.5]) * (shape.sampling.threshold or 0.2), source.choice([1, 2, 3, 4])
+    return replace(shape, sampling=replace(shape.sampling, early=min(1.0, early), early_nodes=most))
+
+
+def growth_case(seed: int, samples: int, early: bool = False) -> Case:
     """Growth of a few nodes out of more candidates: what is pruned decides."""
     source = random.Random(seed)  # noqa: S311
     # The draws to enumerate are samples * (1 + top_k * depth), each of up to 3 or 4 outcomes.
@@ -74,6 +81,8 @@ def growth_case(seed: int, samples: int) -> Case:
         threshold=source.choice([None, 0.1, 0.2, 0.3, 0.45]), rho=source.choice([0.2, 0.4, 0.7, 1.0]), samples=samples
     )
     shape = TreeShape(source.randint(3, 4 + samples), depth, top_k, sampling)
+    if early:
+        shape = with_early(shape, source)
     target = random_table(vocabulary, seed, zeros=source.choice([0.0, 0.3]))
     draft = random_table(vocabulary, seed + 1, zeros=source.choice([0.0, 0.2]), like=target)
     return grown("grown", shape, target, draft, temperature=source.choice([1.0, 0.6]))
@@ -137,7 +146,7 @@ def crowding_case() -> Case:
     return grown("crowding", shape, random_table(4, seed=8, like=draft), draft)
 
 
-def pruned_case(seed: int) -> Case:
+def pruned_case(seed: int, early: bool = False) -> Case:
     """As ``crowding_case``, with random numbers: one or two likely picks, below the last of which a token is drawn that
     decides how confident the draft is behind it, and hardly more nodes than it takes to get there."""
     source = random.Random(seed)  # noqa: S311
@@ -160,16 +169,42 @@ def pruned_case(seed: int) -> Case:
     threshold = float(draft(())[pick[0]] * draft(pick).max()) * 1.02
     sampling = Sampling(threshold, source.choice([0.45, 0.5, 0.6, 0.8]), samples)
     shape = TreeShape(source.randint(4, 4 + samples + 2 * two), depth, top_k, sampling)
+    if early:
+        shape = with_early(shape, source)
     return grown("pruned", shape, random_table(vocabulary, seed, like=draft), draft)
 
 
-def worst_pruned(seeds: range) -> dict[str, float]:
-    results = [enumeration.exact(pruned_case(seed), ON_TREES) for seed in seeds]
+def worst_pruned(seeds: range, early: bool = False) -> dict[str, float]:
+    results = [enumeration.exact(pruned_case(seed, early), ON_TREES) for seed in seeds]
     return {rule.name: max(result[rule.name].distance for result in results) for rule in ON_TREES}
 
 
 def test_lossless_where_what_is_drawn_decides_what_is_pruned() -> None:
     assert max(worst_pruned(range(40)).values()) < 1e-9
+
+
+def test_lossless_with_early_decisions() -> None:
+    assert max(worst_pruned(range(60), early=True).values()) < 1e-9
+    others = 0
+    for samples, seeds in ((1, range(30)), (2, range(15)), (3, range(5))):
+        for seed in seeds:
+            case = growth_case(seed, samples, early=True)
+            assert all(result.distance < 1e-9 for result in enumeration.exact(case, ON_TREES).values())
+            plain = growth_case(seed, samples)
+            others += [tree.tokens.tolist() for _, tree in case.trees] != [t.tokens.tolist() for _, t in plain.trees]
+    assert others > 10
+
+
+def test_deciding_early_on_what_was_drawn_below_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each level's nodes early only if the level below them has a confident one."""
+    ranks = tree_module._ranks
+
+    def hindsight(keys, families, sampling):
+        late = replace(sampling, early=None) if sampling.early is not None else sampling
+        return ranks(keys, families, sampling if float(families[-1].keys.max()) > math.log(sampling.early) else late)
+
+    monkeypatch.setattr(tree_module, "_ranks", hindsight)
+    assert max(worst_pruned(range(60), early=True).values()) > 0.003
 
 
 def test_testing_every_sample_first_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

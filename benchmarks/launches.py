@@ -1,0 +1,126 @@
+"""How many kernels a round launches, stage by stage: ``python -m benchmarks.launches``.
+
+On a GPU every kernel takes 5 to 20 microseconds to launch from Python, however little it computes, so a round of many
+small ones is bound by that. Counted are the operations that reach the dispatcher and compute something: views, which
+only say how memory is looked at, and memory that is taken without being filled are left out. The numbers are those of
+the code and not of the machine; what is compiled or in a CUDA graph launches fewer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.decode import prompts
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.method import DEFAULT_SAMPLING, Method
+from eagle.decoding.speculation import Speculation
+from eagle.errors import InputError
+from eagle.model.ea_model import EaModel
+from eagle.model.loading import add_pair_arguments, load, pair_of
+from eagle.program import run_program
+from eagle.target.text import Text
+from eagle.tree.shape import TreeShape
+from eagle.tree.warping import Warper
+
+STAGES = ("target", "drafting", "verification")
+# They compute nothing, though they return memory of their own.
+NOTHING = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that compute something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count, and do as asked."""
+        self.count += not (func.is_view or func.overloadpacket.__name__ in NOTHING)
+        return func(*args, **kwargs or {})
+
+
+@torch.inference_mode()
+def of_rounds(
+    model: EaModel, prompt: Tensor, method: Method, shape: TreeShape, warper: Warper, rounds: int
+) -> dict[str, float]:
+    """Median launches of a round, by stage.
+
+    Args:
+        model: the pair.
+        prompt: (1, n) int64.
+        method: how it is decoded.
+        shape: of the trees.
+        warper: of the text.
+        rounds: to look at, fewer if the text ends.
+    """
+    text = Text(prompt, warper, prompt.shape[1] + 64 * rounds, generator=torch.Generator().manual_seed(0))
+    decoding = Decoding(model.target, Speculation(model.drafter, shape, method.rule), text)
+    counts: dict[str, list[int]] = {stage: [] for stage in STAGES}
+    for _ in range(rounds):
+        if decoding.finished:
+            break
+        with Launches() as target:
+            scores = model.target.score(decoding.tree, decoding.cache)
+        decoding.cache.keep(())
+        with Launches() as verification:
+            decoding.verify(decoding.tree, scores.logits)
+        decoding.step()
+        if not decoding.finished:
+            # Once more what the step has drafted already.
+            with Launches() as drafting:
+                decoding.drafting.draft(decoding.shape, shape.depth + 1, decoding.chance)
+            counts["drafting"].append(drafting.count)
+        counts["target"].append(target.count)
+        counts["verification"].append(verification.count)
+    decoding.stop()
+    return {stage: statistics.median(values) if values else 0.0 for stage, values in counts.items()}
+
+
+def benchmark(argv: Sequence[str] | None) -> None:
+    """The whole benchmark."""
+    parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_pair_arguments(parse)
+    parse.add_argument("--nodes", type=int, nargs="+", default=[8, 16, 32, 60], help="of a tree, its root included")
+    parse.add_argument("--depth", type=int, default=5)
+    parse.add_argument("--top-k", type=int, default=10)
+    parse.add_argument("--temperature", type=float, default=1.0)
+    parse.add_argument("--rounds", type=int, default=12)
+    args = parse.parse_args(argv)
+    if min(args.rounds, *args.nodes) < 1:
+        raise InputError("--rounds and --nodes must be 1 or more")
+    model = load(pair_of(args))
+    prompt = prompts(model, 1, None)[0]
+    print(f"{model.target.dtype}, {model.device}, depth {args.depth}, top {args.top_k}, T={args.temperature}")
+    print(f"{'':<10}{'nodes':>6}{'target':>9}{'drafting':>10}{'verification':>14}{'besides the target':>20}")
+    for nodes in args.nodes:
+        besides = []
+        for name, method in (("EAGLE-3", Method.named(hsd=False)), ("HSD", Method.named(hsd=True))):
+            shape = method.shape(TreeShape(nodes, args.depth, args.top_k, DEFAULT_SAMPLING))
+            found = of_rounds(model, prompt, method, shape, Warper(args.temperature), args.rounds)
+            besides.append(found["drafting"] + found["verification"])
+            print(
+                f"{name:<10}{nodes:>6}{found['target']:>9.0f}{found['drafting']:>10.0f}{found['verification']:>14.0f}"
+                f"{besides[-1]:>20.0f}"
+            )
+        print(f"{'':<10}HSD over EAGLE-3 besides the target: {besides[1] / max(besides[0], 1.0):.2f}x", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(benchmark, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Benchmarks on tiny pairs: that they measure what they say, not how fast it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import acceptance, gpu, launches
+from eagle.decoding.method import Method
+from eagle.model.ea_model import EaModel
+from eagle.tree.shape import HYBRID, Sampling, TreeShape
+from eagle.tree.warping import Warper
+
+PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
+
+
+def test_launches_are_counted_by_stage_and_views_are_not() -> None:
+    with launches.Launches() as counted:
+        made = torch.ones(4, 4)
+        made.view(16)[3:].unsqueeze(0).expand(5, -1)
+        torch.empty_like(made)
+        made.add_(1).sum()
+    assert counted.count == 3
+
+
+def test_hsd_launches_more_than_eagle3_beside_the_same_target(llama: EaModel) -> None:
+    sampling = Sampling(0.1, 0.5, 2)
+    found = {}
+    for hsd in (False, True):
+        method = Method.named(hsd=hsd)
+        shape = method.shape(TreeShape(12, 2, 3, sampling))
+        found[hsd] = launches.of_rounds(llama, PROMPT, method, shape, Warper(1.0), rounds=5)
+    for stage in ("drafting", "verification"):
+        assert 0 < found[False][stage] < found[True][stage]
+    assert found[True]["target"] == pytest.approx(found[False]["target"], abs=4)
+
+
+def test_early_decisions_are_measured_beside_the_order_of_keys(llama: EaModel) -> None:
+    plain = TreeShape(9, 2, 3, Sampling(0.2, 0.7, 1))
+    early = TreeShape(9, 2, 3, Sampling(0.2, 0.7, 1, early=0.1))
+    columns = acceptance.measure(
+        llama, [PROMPT, PROMPT + 1], {HYBRID: plain, acceptance.EARLY: early}, (5, 9), 2, Warper(1.0), 3, 4
+    )
+    rules = {(column.tree, column.rule) for column in columns}
+    assert rules == {
+        (HYBRID, "tokenwise"),
+        (HYBRID, "hsd"),
+        (HYBRID, acceptance.BY_KEY),
+        (acceptance.EARLY, "tokenwise"),
+        (acceptance.EARLY, "hsd"),
+    }
+    assert all(0 < column.mean <= 3 for column in columns)
+
+
+def test_the_gpu_table_can_be_tried_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "table.md"
+    few = ["--device", "cpu", "--nodes", "8", "--repeats", "1", "--depth", "2", "--out", str(file)]
+    assert gpu.main([*few, "--small"]) == 0
+    assert file.read_text() == capsys.readouterr().out
+    rows = [line.split(" | ") for line in file.read_text().splitlines() if line.startswith("| a small pair")]
+    assert [row[1:4] for row in rows] == [["EAGLE-3", "0", "8"], ["EAGLE-3", "1", "8"], ["HSD", "1", "8"]]
+    for row in rows:
+        forward, drafting, verification, commit, whole = map(float, row[5:10])
+        assert whole == pytest.approx(forward + drafting + verification + commit, abs=0.03)
+    assert gpu.main(few) == 2
+    assert "there is no GPU here" in capsys.readouterr().err

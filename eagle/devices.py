@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,12 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether the CPU has kernels for products in bfloat16; of x86 those with AVX-512 have."""
+    old = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return not (old and platform.machine().lower() in ("x86_64", "amd64"))
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:

@@ -14,7 +14,7 @@ from eagle import assets
 from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, HEAD, Method
 from eagle.decoding.speculation import Offer, draft_model_shape, offer_of
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
-from eagle.devices import best_device
+from eagle.devices import best_device, bfloat16_is_fast
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
@@ -187,6 +187,8 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         draft_model_path=pair.draft_model_path,
         **kwargs,
     )
+    if pair.dtype == "auto" and kind == "cpu" and model.target.dtype == torch.bfloat16 and not bfloat16_is_fast():
+        assets.say("this CPU is slow in bfloat16, as the checkpoint is; --dtype float32 is faster, in twice the memory")
     # Before anything is answered, not with the first prompt.
     processors_of(model.base_model, torch.zeros(1, 1, dtype=torch.int64, device=model.device), 2, model.stop_ids())
     drafters = [choice.drafted_by for choice in choices]

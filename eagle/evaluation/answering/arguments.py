@@ -61,6 +61,8 @@ def add_hybrid_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--rho", type=float, help="hybrid: key of a sampled child, as a share of what it could have")
     group.add_argument("--samples", type=int, help="hybrid: sampled children of a node")
     group.add_argument("--draft-temperature", type=float, help="hybrid: of the samples, times the temperature")
+    group.add_argument("--early", type=float, help="hybrid: nodes with a key of at least this are decided on first")
+    group.add_argument("--early-nodes", type=int, help="hybrid: so many of them at most")
 
 
 def hybrid_arguments(args: argparse.Namespace) -> dict[str, Any]:

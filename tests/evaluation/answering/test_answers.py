@@ -168,14 +168,33 @@ def tree_words(given: list[str]) -> list[int]:
 
 
 def test_the_hybrid_tree_can_be_shaped(pair: tuple[Path, Path], questions: Path) -> None:
-    more = ["--hsd", "--threshold", "0.1", "--rho", "0.7", "--samples", "2", "--draft-temperature", "1.1"]
+    more = [
+        "--hsd",
+        "--threshold",
+        "0.1",
+        "--rho",
+        "0.7",
+        "--samples",
+        "2",
+        "--draft-temperature",
+        "1.1",
+        "--early",
+        "0.05",
+    ]
     assert gen_ea_answer_llama3chat.main(arguments(pair, questions, "--question-end", "1", *more)) == 0
     recorded = json.loads(Path("mt_bench/f/tiny-temperature-1.0_ea_hsd_run.json").read_text())["settings"]["tree"]
     assert recorded == {
         "total_token": 8,
         "depth": 2,
         "top_k": 3,
-        "sampling": {"threshold": 0.1, "rho": 0.7, "samples": 2, "draft_temperature": 1.1},
+        "sampling": {
+            "threshold": 0.1,
+            "rho": 0.7,
+            "samples": 2,
+            "draft_temperature": 1.1,
+            "early": 0.05,
+            "early_nodes": 8,
+        },
     }
 
 

@@ -78,7 +78,7 @@ def test_lossless_methods_pass(
 def test_the_published_rule_is_found_out(
     pair: tuple[Path, Path], questions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    published = ("--method", "chain:hsd_published", "--draws", "1000", "--prompts", "1")
+    published = ("--method", "chain:hsd_published", "--draws", "500", "--prompts", "1")
     assert audit.main(arguments(pair, questions, *published)) == 1
     shown = capsys.readouterr().out
     assert "DIFFERENCE: the texts of chain:hsd_published" in shown

@@ -18,7 +18,7 @@ from eagle.model.ea_model import EaModel
 from eagle.tree.shape import TreeShape
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
-PROMPTS = 8
+PROMPTS = 6
 PARTS = 2
 """Parts of the prompts, which processes of tests may share."""
 
@@ -54,13 +54,13 @@ def test_greedy_text_is_autoregressive_text_on_mt_bench(model: EaModel, part: in
         longest = max(longest, *info["accept_length"])
     assert ids.tolist() == model.naivegenerate(prompt, max_new_tokens=40).tolist()
     assert len(prompts) == PROMPTS // PARTS
-    assert accepted > 30
+    assert accepted > 20
     assert longest >= 3
 
 
 def test_the_program_needs_no_arguments_but_a_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    few = ["--question-end", "1", "--max-new-token", "8", "--device", "cpu"]
+    few = ["--question-end", "1", "--max-new-token", "5", "--device", "cpu"]
     assert gen_ea_answer_llama3chat.main(few) == 0
     assert gen_ea_answer_llama3chat.main([*few, "--use_eagle3", "--hsd", "--temperature", "1.0"]) == 0
     assert gen_baseline_answer_llama3chat.main(few) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+NEW_TOKENS = 12
 VARYING = {"answer_id", "tstamp", "wall_time"}
 
 
@@ -12,7 +13,7 @@ def arguments(pair: tuple[Path, Path], questions: Path, *more: str) -> list[str]
     """A short run of a pair on the CPU, with the trees of the head's folder."""
     return [
         *("--base-model-path", str(pair[0]), "--ea-model-path", str(pair[1]), "--device", "cpu"),
-        *("--question-file", str(questions), "--model-id", "tiny", "--folder_id", "f", "--max-new-token", "20"),
+        *("--question-file", str(questions), "--model-id", "tiny", "--folder_id", "f", "--max-new-token", str(NEW_TOKENS)),
         *more,
     ]
 

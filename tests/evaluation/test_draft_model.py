@@ -35,7 +35,7 @@ def test_a_sweep_with_a_draft_model_and_no_head(
 ) -> None:
     (base, _), draft = models
     common = ["--base-model-path", str(base), "--draft-model-path", str(draft), "--device", "cpu", "--model-id", "tiny"]
-    common += ["--question-file", str(questions), "--folder_id", "f", "--max-new-token", "20", "--depth", "3"]
+    common += ["--question-file", str(questions), "--folder_id", "f", "--max-new-token", "12", "--depth", "3"]
     grid = [*common, "--paths", "2", "--method", "baseline", *METHODS, "--temperature", "0", "1.0"]
     assert sweep.main(grid) == 0
     folder = tmp_path / "mt_bench" / "f"

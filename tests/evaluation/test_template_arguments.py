@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, sweep
 from eagle.evaluation.audit import __main__ as audit
-from tests.evaluation.programs import arguments, lines
+from tests.evaluation.programs import NEW_TOKENS, arguments, lines
 from tests.tiny import CHAT_TEMPLATE, load_pair, make_chat_pair
 
 THINKING = CHAT_TEMPLATE + "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
@@ -60,7 +60,7 @@ def test_answers_are_those_to_the_text_that_the_template_makes(pair: tuple[Path,
             )
             assert tokenizer.decode(ids[0]).endswith("<think></think>")
             greedy = model.base_model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, pad_token_id=1
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=1
             )
             expected = tokenizer.decode(greedy[0, ids.shape[1] :], skip_special_tokens=True).strip()
             assert turn == expected

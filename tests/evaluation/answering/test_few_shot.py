@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from eagle.evaluation import gen_baseline_answer_llama3chat, gen_ea_answer_llama3chat, sweep
 from eagle.evaluation.answering.few_shot import read_exemplars
 from tests.evaluation.answering.program import failing
-from tests.evaluation.programs import arguments, lines
+from tests.evaluation.programs import NEW_TOKENS, arguments, lines
 from tests.tiny import load_pair
 
 ONE = "Question: There are 2 eggs and 3 more. How many?\nLet's think step by step.\n2 + 3 = 5.\nThe answer is 5."
@@ -57,7 +57,7 @@ def test_the_model_is_asked_the_template_of_exemplars_and_question_in_one_turn(
         ):
             ids = tokenizer(written, add_special_tokens=False, return_tensors="pt").input_ids
             greedy = model.base_model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, pad_token_id=1
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=1
             )
             assert turn == tokenizer.decode(greedy[0, ids.shape[1] :], skip_special_tokens=True).strip()
             written += turn + then

@@ -13,7 +13,16 @@ def arguments(pair: tuple[Path, Path], questions: Path, *more: str) -> list[str]
     """A short run of a pair on the CPU, with the trees of the head's folder."""
     return [
         *("--base-model-path", str(pair[0]), "--ea-model-path", str(pair[1]), "--device", "cpu"),
-        *("--question-file", str(questions), "--model-id", "tiny", "--folder_id", "f", "--max-new-token", str(NEW_TOKENS)),
+        *(
+            "--question-file",
+            str(questions),
+            "--model-id",
+            "tiny",
+            "--folder_id",
+            "f",
+            "--max-new-token",
+            str(NEW_TOKENS),
+        ),
         *more,
     ]
 

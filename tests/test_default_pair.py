@@ -45,14 +45,14 @@ def test_greedy_text_is_autoregressive_text_on_mt_bench(model: EaModel, part: in
     accepted, longest = 0, 0
     prompts = first_turns(model)[part::PARTS]
     for prompt in prompts:
-        ids, _, _, info = model.eagenerate(prompt, max_new_tokens=40, log=True)
+        ids, _, _, info = model.eagenerate(prompt, max_new_tokens=32, log=True)
         with torch.inference_mode():
             logits = model.base_model(ids[:, :-1]).logits[0, prompt.shape[1] - 1 :]
         chosen = logits.gather(1, ids[0, prompt.shape[1] :, None])
         torch.testing.assert_close(chosen, logits.amax(1, keepdim=True), rtol=0, atol=1e-3)
         accepted += sum(info["accept_length"])
         longest = max(longest, *info["accept_length"])
-    assert ids.tolist() == model.naivegenerate(prompt, max_new_tokens=40).tolist()
+    assert ids.tolist() == model.naivegenerate(prompt, max_new_tokens=32).tolist()
     assert len(prompts) == PROMPTS // PARTS
     assert accepted > 20
     assert longest >= 3

@@ -284,7 +284,7 @@ def test_sampling_shows_the_published_rule(tmp_path: Path) -> None:
     prompt, sampling = torch.tensor([[3, 1, 0, 1, 2]]), (1.0, 0.0, 0)
     p_values = [
         sampled_p_value(model, sampling, draws, restarted(model, sampling, f"chain:{rule}", prompt), prompt)[0]
-        for rule, draws in (("hsd_published", 1000), ("blockwise", 400))
+        for rule, draws in (("hsd_published", 600), ("blockwise", 300))
     ]
     assert p_values[0] < 1e-4
     assert p_values[1] > 1e-3

@@ -34,7 +34,7 @@ def make_model(folder: Path, architecture: str, switch: int, **overrides: object
 @pytest.fixture(scope="module", params=["phi3", "llama"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EaModel:
     """phi3 reads its text anew at the switch, llama goes on with the keys it has."""
-    return make_model(tmp_path_factory.mktemp(request.param), request.param, SWITCH, num_hidden_layers=4)
+    return make_model(tmp_path_factory.mktemp(request.param), request.param, SWITCH, num_hidden_layers=3)
 
 
 @pytest.mark.parametrize(("length", "new_tokens"), [(4000, 20), (4090, 20), (SWITCH, 8), (5000, 8)])

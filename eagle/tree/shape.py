@@ -67,7 +67,9 @@ class Sampling:
     def record(self) -> dict[str, Any]:
         """For a file; what is said of early nodes only where there are some."""
         record = asdict(self)
-        return record if self.early is not None else {n: value for n, value in record.items() if "early" not in n}
+        if self.early is not None:
+            return record
+        return {name: value for name, value in record.items() if name not in ("early", "early_nodes")}
 
 
 @dataclass(frozen=True)

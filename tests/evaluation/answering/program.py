@@ -7,32 +7,12 @@ from pathlib import Path
 import pytest
 
 from eagle.evaluation import gen_ea_answer_llama3chat
+from tests.evaluation import programs
 
 
 def arguments(pair: tuple[Path, Path], questions: Path, *more: str) -> list[str]:
-    return [
-        "--base-model-path",
-        str(pair[0]),
-        "--ea-model-path",
-        str(pair[1]),
-        "--question-file",
-        str(questions),
-        "--model-id",
-        "tiny",
-        "--folder_id",
-        "f",
-        "--max-new-token",
-        "20",
-        "--total-token",
-        "8",
-        "--depth",
-        "2",
-        "--top-k",
-        "3",
-        "--device",
-        "cpu",
-        *more,
-    ]
+    """As ``programs.arguments``, with the bounds of the tree."""
+    return programs.arguments(pair, questions, "--total-token", "8", "--depth", "2", "--top-k", "3", *more)
 
 
 def failing(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:

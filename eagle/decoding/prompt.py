@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eagle.errors import InputError, PromptError
+from eagle.decoding.sampling_params import SamplingParams
+from eagle.errors import ContextFullError, InputError, PromptError
 
 AS_TEXT = "pass attention_mask=torch.ones_like(input_ids) if that is text"
 
@@ -82,6 +83,25 @@ class Prompt:
                 f"{what} position {first + int(inside[0])}, behind the first token of the prompt; {remedy}"
             )
         return cls(ids[:, first:], ids[:, :first])
+
+    def limit(self, params: SamplingParams, context: int | None) -> int:
+        """Tokens that its text may grow to, the padding not counted.
+
+        Args:
+            params: of the text.
+            context: positions of the model; None: no bound is known.
+
+        Raises:
+            ContextFullError: they leave no room for an answer.
+        """
+        length = self.input_ids.shape[1]
+        max_length = params.max_length - self.padding.shape[1]
+        for room, name in ((max_length, "max_length"), (context, "the model's context")):
+            if room is not None and length >= room:
+                raise ContextFullError(
+                    f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}"
+                )
+        return min(length + params.max_new_tokens, max_length, context or max_length)
 
     def padded(self, output_ids: Tensor) -> Tensor:
         """A text that begins with the prompt, with the padding in front as it was given."""

@@ -18,6 +18,7 @@ from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.vocabulary import SharedVocabulary, shared_vocabulary
 from eagle.target.base import load_base, load_tokenizer
 from eagle.target.kv_cache import TreeCache
+from eagle.target.packed import pack_weights, parameter_count
 from eagle.target.target import PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
@@ -170,8 +171,10 @@ def load_draft_model(path: str, target: Target, target_path: str, **hf_kwargs: A
     """
     hf_kwargs.pop("quantization_config", None)
     path = assets.resolve_base(path)
-    model = Target(load_base(path, "the draft model", **hf_kwargs))
-    sizes = [sum(parameter.numel() for parameter in each.model.parameters()) for each in (model, target)]
+    base = load_base(path, "the draft model", **hf_kwargs)
+    pack_weights(base)
+    model = Target(base)
+    sizes = [parameter_count(each.model) for each in (model, target)]
     if sizes[0] > sizes[1]:
         warnings.warn(
             f"the draft model {path} has {sizes[0]:,} parameters and its target {sizes[1]:,}: "

@@ -26,15 +26,17 @@ from eagle.decoding.speculation import (
     speculation,
 )
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
-from eagle.drafters.draft_model import load_draft_model
+from eagle.drafters.draft_model import DraftModelDrafter, load_draft_model
 from eagle.drafters.drafter import Drafter
 from eagle.drafters.eagle3.checkpoint import load_head
 from eagle.drafters.eagle3.drafter import HeadDrafter
 from eagle.drafters.eagle3.int8 import with_int8_weights
-from eagle.errors import ContextFullError, InputError
+from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.target.base import load_base, load_tokenizer
 from eagle.target.check import refuse_wrong_scores
+from eagle.target.compiling import AUTO, COMPILE, OFF, ON, compile_target
+from eagle.target.packed import pack_weights
 from eagle.target.processors import processors_of
 from eagle.target.target import Target
 from eagle.target.text import Text
@@ -42,6 +44,8 @@ from eagle.tree.shape import AUTO_TOTAL_TOKEN, PATHS, Sampling, TreeShape
 from eagle.tuning import size as tune
 
 EOT = "<|eot_id|>"
+# New tokens, at most, from which on a CPU gains more by compiling than it takes.
+COMPILING_PAYS = 20_000
 EAGLE_BOUNDS = {"total_token": 60, "depth": 7, "top_k": 10}
 
 
@@ -58,6 +62,7 @@ class EaModel:
     Attributes:
         base_model: the ``transformers`` model.
         ea_layer: the draft head; None where there is only a draft model.
+        compiles: what ``compile`` of ``from_pretrained`` was.
         config: the base model's configuration.
     """
 
@@ -66,6 +71,7 @@ class EaModel:
         self.base_model, self.config = target.model, target.model.config
         head = self.offers[HEAD].drafter if HEAD in self.offers else None
         self.ea_layer = head.head if isinstance(head, HeadDrafter) else None
+        self.compiles = OFF
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
@@ -81,6 +87,7 @@ class EaModel:
         verify_target: bool = True,
         draft_model_path: str | None = None,
         paths: int | None = None,
+        compile: str = AUTO,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head, or a separate draft model in its place or beside it.
@@ -102,6 +109,8 @@ class EaModel:
                 it otherwise. False skips the check.
             draft_model_path: local directory or hub id of a smaller model with the same tokenizer.
             paths: i.i.d. chains of the trees ``paths`` (11).
+            compile: the models' layers: ``on``, ``off``, or ``auto``: on a GPU, and on a CPU when enough is announced
+                (``expect``). What cannot be compiled goes on without, and says so.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -109,6 +118,8 @@ class EaModel:
         Raises:
             InputError: (a ``ValueError``) anything about the arguments or the files that does not fit, in one line.
         """
+        if compile not in COMPILE:
+            raise InputError(f"compile must be one of {', '.join(COMPILE)}, not {compile!r}")
         if not use_eagle3:
             raise InputError("use_eagle3=False (an EAGLE-1/2 head) is not supported; use an EAGLE-3 head")
         auto = total_token == AUTO_TOTAL_TOKEN
@@ -117,13 +128,16 @@ class EaModel:
         shape = TreeShape(**EAGLE_BOUNDS | given, sampling=sampling, paths=paths)
         resolve = assets.resolve_pair if draft_model_path is None else assets.resolve_base_and_head
         base_model_path, ea_model_path = resolve(base_model_path, ea_model_path)
-        target = Target(load_base(base_model_path, **hf_kwargs))
+        base = load_base(base_model_path, **hf_kwargs)
+        pack_weights(base)
+        target = Target(base)
         if verify_target:
             refuse_wrong_scores(target)
         offers = {}
         if ea_model_path is not None:
             head = load_head(ea_model_path, target)
             with_int8_weights(head)
+            pack_weights(head)
             trees = NO_TREES
             if not given and sampling is None:
                 trees = StoredTrees.read(local_folder(ea_model_path, "the draft head"), target.device.type)
@@ -136,7 +150,23 @@ class EaModel:
                 name: replace(offer, shape=tune.tuned_shape(target, offer.drafter, offer.shape))
                 for name, offer in offers.items()
             }
-        return cls(target, offers, base_model_path)
+        model = cls(target, offers, base_model_path)
+        model.compiles = compile
+        if compile == ON or (compile == AUTO and target.device.type != "cpu"):
+            model.compile()
+        return model
+
+    def compile(self) -> None:
+        """Compile the layers of the base model and of a draft model, if that was not done and can be."""
+        compile_target(self.target)
+        for offer in self.offers.values():
+            if isinstance(offer.drafter, DraftModelDrafter):
+                compile_target(offer.drafter.model)
+
+    def expect(self, new_tokens: int) -> None:
+        """So many tokens at most will be asked for, of all texts: with ``compile="auto"``, compile if that pays."""
+        if self.compiles == AUTO and new_tokens >= COMPILING_PAYS:
+            self.compile()
 
     def eval(self) -> EaModel:
         """Put base model and head into evaluation mode, in which they are loaded; returns the model itself."""
@@ -340,24 +370,13 @@ class EaModel:
         clock = Clock(self.device)
         stop_ids = self.stop_ids(params.is_llama3)
         prompt = Prompt.read(input_ids, attention_mask, self.target.vocab_size, self.target.pad_id, stop_ids)
-        limit = self._limit(prompt, params)
+        limit = prompt.limit(params, self.target.context_length)
         ids = prompt.input_ids.to(self.device)
         processors = processors_of(self.base_model, ids, limit, stop_ids)
         warper = params.warper()
         processor_time = clock.lap()
         text = Text(ids, warper, limit, stop_ids, params.generator, processors)
         return Decoding(self.target, chosen, text, processor_time), prompt
-
-    def _limit(self, prompt: Prompt, params: SamplingParams) -> int:
-        """Total tokens this prompt may grow to, its padding not counted."""
-        length, context = prompt.input_ids.shape[1], self.target.context_length
-        max_length = params.max_length - prompt.padding.shape[1]
-        for room, name in ((max_length, "max_length"), (context, "the model's context")):
-            if room is not None and length >= room:
-                raise ContextFullError(
-                    f"the prompt of {length} tokens leaves no room for an answer within {name} of {room}"
-                )
-        return min(length + params.max_new_tokens, max_length, context or max_length)
 
 
 def _run(decoding: Decoding, prompt: Prompt, log: bool) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:

@@ -18,6 +18,7 @@ from eagle.devices import best_device, bfloat16_is_fast
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
+from eagle.target.compiling import AUTO, COMPILE
 from eagle.target.processors import processors_of
 from eagle.tree.shape import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.tuning import size as tune
@@ -46,6 +47,7 @@ class ModelChoice:
         kind: of the tree, one of ``TREES``.
         drafter: of the tree, one of ``DRAFTERS``; None: the head, if there is one.
         temperature: of the text; the trees stored with a head depend on it.
+        compile: one of ``COMPILE``.
         sampling: fields of ``Sampling`` that differ from the stored or the default values; for a hybrid tree.
     """
 
@@ -64,6 +66,7 @@ class ModelChoice:
     kind: str = DETERMINISTIC
     drafter: str | None = None
     temperature: float = 1.0
+    compile: str = AUTO
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def shape(self, device: str) -> TreeShape:
@@ -120,13 +123,24 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
         "no head is needed",
     )
     parse.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto is the checkpoint's own")
+    parse.add_argument(
+        "--compile",
+        default=AUTO,
+        choices=COMPILE,
+        help="the models' layers; auto: on a GPU, and on a CPU where there is enough to do",
+    )
     parse.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
 
 
 def pair_of(args: argparse.Namespace) -> ModelChoice:
     """The pair that those arguments name."""
     return ModelChoice(
-        args.base_model_path, args.ea_model_path, args.draft_model_path, dtype=args.dtype, device=args.device
+        args.base_model_path,
+        args.ea_model_path,
+        args.draft_model_path,
+        dtype=args.dtype,
+        device=args.device,
+        compile=args.compile,
     )
 
 
@@ -185,6 +199,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         base_model_path=pair.base_model_path,
         ea_model_path=pair.ea_model_path,
         draft_model_path=pair.draft_model_path,
+        compile=pair.compile,
         **kwargs,
     )
     if pair.dtype == "auto" and kind == "cpu" and model.target.dtype == torch.bfloat16 and not bfloat16_is_fast():

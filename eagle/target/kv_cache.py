@@ -23,13 +23,16 @@ VIEW_STEP = 64
 
 
 class Slabs:
-    """Memory for the keys and values of several layers, layers of one shape side by side in one tensor.
+    """Memory for the keys and values of several layers, the keys of layers of one shape side by side in one tensor, and
+    their values in another.
 
-    So a path is compacted by one operation for all layers instead of two for each.
+    So a path is compacted by two operations for all layers instead of two for each. The compiler copies what it is to
+    write to if keys and values share a tensor; and the heads of a position lie side by side, so that how far apart two
+    entries lie does not depend on the capacity: a compiled forward would be one for each.
 
     Args:
         capacity: positions of every layer at least; rounded up to a whole view.
-        tensors: tensors of one shape a slab has room for.
+        tensors: layers of one shape a slab has room for.
 
     Attributes:
         view: positions that an update returns at least, filled or not.
@@ -40,29 +43,34 @@ class Slabs:
         self.view = 0
         self.slabs: list[Tensor] = []
         self._free: dict[tuple[object, ...], list[Tensor]] = {}
+        self._roles: list[str] = []
 
     def reuse(self) -> None:
         """Give all memory to a new cache. What is in it stays: finite numbers that the next user masks."""
         self.view = 0
         self._free = {}
-        for slab in self.slabs:
-            self._free.setdefault(_kind(slab[0]), []).extend(slab)
+        for slab, role in zip(self.slabs, self._roles, strict=True):
+            self._offer(slab, role)
 
-    def take(self, like: Tensor) -> Tensor:
-        """Zeros for states like (1, heads, n, head_dim): (1, heads, capacity, head_dim)."""
-        shape = (*like.shape[:2], self.capacity, like.shape[-1])
-        free = self._free.setdefault(_kind(like), [])
-        if not free:
+    def take(self, like: Tensor, role: str) -> Tensor:
+        """Zeros for states like (1, heads, n, head_dim), ``keys`` or ``values``: (1, heads, capacity, head_dim)."""
+        batch, heads, _, width = like.shape
+        if not self._free.get((role, *_kind(like))):
             # Not empty memory: what is masked is still multiplied, and may not be NaN.
-            slab = like.new_zeros(self.tensors, *shape)
+            slab = like.new_zeros(self.tensors, batch, self.capacity, heads, width)
             self.slabs.append(slab)
-            free.extend(slab)
-        return free.pop()
+            self._roles.append(role)
+            self._offer(slab, role)
+        return self._free[role, *_kind(like)].pop()
 
     def move(self, picked: Tensor, start: int) -> None:
         """Copy the positions ``picked`` (int64, on the host) to ``start`` and after, in all tensors."""
         for slab in self.slabs:
-            slab[..., start : start + len(picked), :] = slab.index_select(-2, sent(picked, slab.device))
+            slab[:, :, start : start + len(picked)] = slab.index_select(2, sent(picked, slab.device))
+
+    def _offer(self, slab: Tensor, role: str) -> None:
+        for states in slab.transpose(2, 3):
+            self._free.setdefault((role, *_kind(states)), []).append(states)
 
 
 class TreeCacheLayer(CacheLayerMixin):
@@ -77,7 +85,7 @@ class TreeCacheLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take memory for states of these shapes."""
-        self.keys, self.values = self.slabs.take(key_states), self.slabs.take(value_states)
+        self.keys, self.values = self.slabs.take(key_states, "keys"), self.slabs.take(value_states, "values")
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -102,6 +110,43 @@ class TreeCacheLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Positions there is room for."""
         return self.slabs.capacity
+
+
+class LayerSlots:
+    """The cache of one layer as a compiled forward sees it: states go to the slots that a tensor names, and all that
+    there is a view of is attended to. No number in it changes from round to round, only what tensors hold.
+
+    Args:
+        keys: (1, heads, m, head_dim), a view of the layer's memory.
+        values: likewise.
+        slots: (n,) int64 below m, where the states of n tokens go.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        self.keys, self.values, self.slots = keys, values, slots
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """See ``TreeCacheLayer.update``."""
+        torch.ops.eagle.write_slots(self.keys, self.values, self.slots, key_states, value_states)
+        return self.keys, self.values
+
+
+def _write_slots(keys: Tensor, values: Tensor, slots: Tensor, key_states: Tensor, value_states: Tensor) -> None:
+    keys.index_copy_(2, slots, key_states)
+    values.index_copy_(2, slots, value_states)
+
+
+def _write_nothing(keys: Tensor, values: Tensor, slots: Tensor, key_states: Tensor, value_states: Tensor) -> None:
+    """What the compiler has to know of the shapes that are returned."""
+
+
+# One operation of its own, which is told to write in place: the compiler's own index_copy_ copies all that is there.
+torch.library.define(
+    "eagle::write_slots",
+    "(Tensor(a!) keys, Tensor(b!) values, Tensor slots, Tensor key_states, Tensor value_states) -> ()",
+)
+torch.library.impl("eagle::write_slots", "CompositeExplicitAutograd")(_write_slots)
+torch.library.register_fake("eagle::write_slots")(_write_nothing)
 
 
 class TreeCache(Cache):
@@ -139,6 +184,10 @@ class TreeCache(Cache):
         """Let the next update return what is filled and no more."""
         self.slabs.view = 0
 
+    def written(self, nodes: int) -> None:
+        """``nodes`` tokens were written behind what is committed, in all layers."""
+        self._fill(self.committed + nodes)
+
     def keep(self, path: Sequence[int]) -> None:
         """Commit the nodes ``path`` of the tree scored last, and forget its other nodes.
 
@@ -153,6 +202,9 @@ class TreeCache(Cache):
 
     def _commit(self, length: int) -> None:
         self.committed = length
+        self._fill(length)
+
+    def _fill(self, length: int) -> None:
         for layer in self.tree_layers:
             layer.length = length
 

@@ -7,7 +7,8 @@ modeling files of ``transformers`` are used as they are.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from eagle.devices import sent
 from eagle.errors import InputError
 from eagle.target.attention import GROUPED_SDPA
+from eagle.target.compiled import CompiledLayers
 from eagle.target.context import context_length
 from eagle.target.kv_cache import Slabs, TreeCache
 from eagle.target.positions import switch_of
@@ -75,6 +77,7 @@ class Target:
         if self.config._attn_implementation == "sdpa":
             model.set_attn_implementation(GROUPED_SDPA)
         self.accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.compiled: CompiledLayers | None = None
         self._spare: Slabs | None = None
         self._one_device = len({parameter.device for parameter in model.parameters()}) == 1
         embeddings = model.get_input_embeddings().weight
@@ -118,7 +121,7 @@ class Target:
         capacity += PREFILL_STEP
         slabs, self._spare = self._spare, None
         if slabs is None or slabs.capacity < capacity:
-            slabs = Slabs(capacity, tensors=2 * len(self.windows) if self._one_device else 1)
+            slabs = Slabs(capacity, tensors=len(self.windows) if self._one_device else 1)
         return TreeCache(len(self.windows), slabs)
 
     def recycle(self, cache: TreeCache) -> None:
@@ -222,20 +225,32 @@ class Target:
         positions = cache.committed + depths[nodes - count :]
         # A lone root is a plain decoding step. GPU kernels are fastest on it without a mask; on a CPU, transformers
         # groups the query heads of a single token only when there is one, which at 2,000 tokens halves the forward.
-        plain = nodes == 1 and self.device.type != "cpu"
+        plain = nodes == 1 and self.device.type != "cpu" and self.compiled is None
         mask: Tensor | dict[str, Tensor] | None
         if plain:
             cache.view_exactly()
             mask = None
         else:
             mask = self._tree_mask(seen, depths, cache.committed, width=cache.view_masked(nodes))
-        return self._forward(
-            sent(tokens[None], self.device),
-            cache,
-            features,
-            position_ids=sent(positions[None], self.device),
-            attention_mask=mask,
-        )
+        with self._layers(cache, nodes - count, nodes):
+            return self._forward(
+                sent(tokens[None], self.device),
+                cache,
+                features,
+                position_ids=sent(positions[None], self.device),
+                attention_mask=mask,
+            )
+
+    @contextmanager
+    def _layers(self, cache: TreeCache, first: int, end: int) -> Iterator[None]:
+        """Run the decoder layers compiled, if they are, over nodes ``first`` to ``end`` behind what is committed."""
+        if self.compiled is None:
+            yield
+            return
+        slots = torch.arange(cache.committed + first, cache.committed + end)
+        with self.compiled.over(cache, sent(slots, self.device), cache.slabs.view):
+            yield
+        cache.written(end)
 
     def _forward(
         self, input_ids: Tensor, cache: TreeCache, features: bool, only_row: int | None = None, **inputs: Any

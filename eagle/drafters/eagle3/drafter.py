@@ -29,7 +29,7 @@ class HeadDrafter(Drafter):
 
     def __init__(self, head: Eagle3Head) -> None:
         self.head = head
-        self.support = head.to_target(torch.arange(head.config.draft_vocab_size, device=head.fc.weight.device))
+        self.support = head.to_target(torch.arange(head.config.draft_vocab_size, device=head.norm.weight.device))
         self._spare: HeadCache | None = None
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> HeadDrafting:
@@ -111,7 +111,7 @@ class HeadDrafting(Drafting):
             features: (n, k * target H) of n tokens that the cache has not seen yet, in order.
             tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
         """
-        device, length = self.head.fc.weight.device, len(tokens)
+        device, length = self.head.norm.weight.device, len(tokens)
         # The few lengths of a round need no filling up, and the filling is overwritten by what comes next.
         filled = -(-length // PREFILL_STEP) * PREFILL_STEP if length > PREFILL_STEP else length
         features = functional.pad(features.to(device), (0, 0, 0, filled - length))

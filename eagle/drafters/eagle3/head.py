@@ -189,7 +189,7 @@ class Eagle3Head(nn.Module):
 
     def new_cache(self, capacity: int) -> HeadCache:
         """An empty cache for ``capacity`` positions."""
-        return HeadCache(self.config.layer, capacity, self.fc.weight)
+        return HeadCache(self.config.layer, capacity, self.norm.weight)
 
     def project(self, features: Tensor) -> Tensor:
         """(n, k * target H) features of the target -> (n, H) hidden states for the first step."""

@@ -113,6 +113,10 @@ class Answerer:
             facts[drafted] = self.identities[drafted]
         return facts
 
+    def most_tokens(self, question: Question) -> int:
+        """New tokens that the answers to a question may come to."""
+        return self.settings.max_new_token * len(question.turns) * self.settings.num_choices
+
     def warm_up(self, question: Question) -> None:
         """Decode a little, so that what happens only once stays out of the timings.
 

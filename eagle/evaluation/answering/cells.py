@@ -114,6 +114,7 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
         kind=kind,
         drafter=None if drafting is None else drafting.drafter,
         temperature=settings.temperature,
+        compile=args.compile,
         sampling=sampled,
     )
 

@@ -53,6 +53,7 @@ class OneModel:
         draft = None if pair.draft_model_path is None else assets.resolve_base(pair.draft_model_path)
         with unchanged(*(path for path in (base, head, draft) if path is not None)):
             model, self._trees = load_with_trees([cell.choice for cell in cells])
+            self._model = model
             identities = {BASE: base_identity(base)}
             if head is not None:
                 identities[HEAD] = head_identity(head)
@@ -83,6 +84,7 @@ class OneModel:
 
     def answer_all(self, units: Sequence[Unit]) -> Iterator[tuple[int, Answered]]:
         """Warm up, then answer in order."""
+        self._model.expect(sum(self._answerers[place].most_tokens(question) for place, question in units))
         self.warm_up(_firsts(units))
         yield from map(self.answer, units)
 

@@ -1,0 +1,135 @@
+"""Compiled forwards: the decoder layers of a stock model, compiled as one function that all of them share.
+
+What a model computes beside products and attention is many small operations, which the compiler puts into a few. A
+layer is compiled once for a single token and once for the nodes of a tree, of whatever number, behind a text of
+whatever length: all that changes from round to round is in tensors.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import output_capturing
+
+from eagle.errors import InputError
+from eagle.target.kv_cache import LayerSlots, TreeCache
+
+
+class CompiledLayers:
+    """The decoder layers of a model, to be run compiled.
+
+    Args:
+        layers: in the order of their caches.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = layers
+        # The wrapper of transformers around ``forward`` is for training.
+        functions = {_structure(layer): inspect.unwrap(type(layer).forward) for layer in layers}
+        compiled = {structure: _compiled(function) for structure, function in functions.items()}
+        self._functions = [compiled[_structure(layer)] for layer in layers]
+        self._varying: tuple[int, ...] = ()
+
+    @contextmanager
+    def with_varying(self, *sizes: int) -> Iterator[None]:
+        """Within this context what is compiled is for tensors of other sizes too, where these are sizes of them."""
+        self._varying = sizes
+        try:
+            yield
+        finally:
+            self._varying = ()
+
+    @contextmanager
+    def over(self, cache: TreeCache, slots: Tensor, width: int) -> Iterator[None]:
+        """Within this context the layers run compiled, over a cache that holds a prompt already.
+
+        Args:
+            cache: of the text.
+            slots: (n,) int64, where the states of the n tokens go.
+            width: positions that are attended to, under a mask.
+        """
+        for layer, function, memory in zip(self.layers, self._functions, cache.tree_layers, strict=True):
+            view = LayerSlots(memory.keys[:, :, :width], memory.values[:, :, :width], slots)
+            # Not as an attribute, which a module looks at closely; hooks of the layer stay outside.
+            layer.__dict__["forward"] = partial(self._run, function, layer, view)
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                del layer.__dict__["forward"]
+
+    def _run(
+        self,
+        function: Callable[..., Any],
+        layer: nn.Module,
+        view: LayerSlots,
+        *args: Any,
+        past_key_values: object,
+        **kwargs: Any,
+    ) -> Any:
+        if self._varying:
+            _mark((view.keys, view.values, view.slots, args, tuple(kwargs.values())), self._varying)
+        return function(layer, *args, past_key_values=view, **kwargs)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # What a layer is made of does not change; looking at all of it again would take longer than what is saved.
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+    return torch.compile(function, fullgraph=True, isolate_recompiles=True, options=options)  # type: ignore[call-overload]
+
+
+def _structure(layer: nn.Module) -> str:
+    """What distinguishes layers of a model, but for their weights and their place."""
+    return repr([(name, type(module), _settings(module)) for name, module in layer.named_modules()])
+
+
+def _settings(module: nn.Module) -> dict[str, object]:
+    kinds = bool | int | float | str | None
+    return {key: value for key, value in vars(module).items() if key != "layer_idx" and isinstance(value, kinds)}
+
+
+def _mark(found: object, sizes: tuple[int, ...]) -> None:
+    """Tell the compiler which sizes of tensors, in tuples however deep, will vary."""
+    if isinstance(found, Tensor):
+        for dim, size in enumerate(found.shape):
+            if size in sizes:
+                torch._dynamo.maybe_mark_dynamic(found, dim)
+    elif isinstance(found, tuple):
+        for each in found:
+            _mark(each, sizes)
+
+
+def decoder_layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
+    """The decoder layers of a model with ``count`` caches, in order, ready to be compiled.
+
+    Raises:
+        InputError: they cannot be told, do not take their cache as those of most models do, or are watched by hooks.
+    """
+    names = set(model._no_split_modules or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    signatures = [inspect.signature(inspect.unwrap(type(layer).forward)) for layer in layers]
+    if len(layers) != count or not all("past_key_values" in signature.parameters for signature in signatures):
+        raise InputError(f"the decoder layers of {type(model).__name__} cannot be told from its other modules")
+    for layer in layers:
+        for module in layer.modules():
+            if module is not layer:
+                _unwatch(module)
+    return layers
+
+
+def _unwatch(module: nn.Module) -> None:
+    """Take off a module within a layer the hooks of transformers, which wait for somebody to ask for attention weights:
+    the compiler cannot read them, and the kernels of this package have none to show."""
+    hooks = module._forward_hooks
+    for number, hook in list(hooks.items()):
+        if hook.__module__ == output_capturing.__name__:
+            del hooks[number]
+    if hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"):
+        raise InputError(f"a hook watches {type(module).__name__}, so what is in a decoder layer cannot be compiled")

@@ -1,0 +1,66 @@
+"""Compiling a target, and finding out on the spot that it says the same."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from eagle import assets
+from eagle.errors import InputError
+from eagle.folders import first_line
+from eagle.target.attention import GROUPED_SDPA
+from eagle.target.check import refuse_wrong_scores
+from eagle.target.compiled import CompiledLayers, decoder_layers
+from eagle.target.target import Target
+from eagle.tree.draft_tree import DraftTree, root_only
+
+AUTO, ON, OFF = COMPILE = ("auto", "on", "off")
+# A prompt, a tree and a view of sizes that nothing in a model has by itself.
+PROMPT, NODES = 5, 13
+
+
+def compile_target(target: Target) -> None:
+    """Run the decoder layers of a target compiled from now on, where this machine can; else say why not.
+
+    It takes seconds where the artefacts are on disk already, and up to some minutes where they are not.
+
+    Args:
+        target: any; one that is compiled stays as it is.
+    """
+    if target.compiled is not None:
+        return
+    assets.say(f"compiling {type(target.model).__name__} ({target.dtype}, {target.device.type}) ...")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(assets.cache_dir() / "compiled"))
+    try:
+        _install_hooks(target)
+        target.compiled = CompiledLayers(decoder_layers(target.model, len(target.windows)))
+        _compile(target, target.compiled)
+        refuse_wrong_scores(target)
+    except Exception as error:  # of many types: no compiler, a layer it cannot read, a device it has no kernels for
+        target.compiled = None
+        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
+        assets.say(f"it goes on uncompiled: {why}")
+
+
+@torch.inference_mode()
+def _install_hooks(target: Target) -> None:
+    """Let transformers put its hooks in place, as it does when somebody asks for hidden states for the first time."""
+    if target.config._attn_implementation != GROUPED_SDPA:
+        raise InputError(f"attn_implementation={target.config._attn_implementation!r} is not compiled, 'sdpa' is")
+    target.model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=target.device), output_hidden_states=True)
+
+
+@torch.inference_mode()
+def _compile(target: Target, layers: CompiledLayers) -> None:
+    """Score a root and a tree, as of sizes that will vary."""
+    cache = target.new_cache(PROMPT + NODES)
+    target.prefill(torch.zeros(1, PROMPT, dtype=torch.int64), cache, features=False)
+    nodes = torch.arange(NODES)
+    chain = DraftTree(torch.zeros_like(nodes), (nodes - 1).clamp(min=0), nodes, torch.zeros(NODES))
+    for tree in (root_only(0), chain):
+        width = cache.view_masked(len(tree))
+        with layers.with_varying(width, *([NODES] if tree is chain else [])):
+            target.score(tree, cache, features=False)
+        cache.keep(())
+    target.recycle(cache)

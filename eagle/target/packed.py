@@ -1,0 +1,122 @@
+"""Linear layers whose weights lie in memory as the products of a CPU read them.
+
+A product of a few rows, which is all that scoring a tree or a token is, takes as long as its weight takes to be read.
+In the order in which a checkpoint keeps it the kernels of oneDNN would have to rearrange it every time, so ``F.linear``
+does without them; rearranged once, the products of 8 rows took two thirds of the time (docs/measured.md).
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import weakref
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eagle.errors import InputError
+
+# Rows that the order is chosen for. One row, and the many of a prompt, are as fast in it as in one of their own.
+ROWS = 8
+
+_NUMBERS = itertools.count()
+# Memory in that order is opaque to the compiler, which is given numbers instead.
+_PACKED: dict[int, Tensor] = {}
+
+
+def _product(x: Tensor, number: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, _PACKED[int(number)], bias, "none", [], "")
+
+
+def _shape_of_product(x: Tensor, number: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], out_features)
+
+
+torch.library.define("eagle::packed_linear", "(Tensor x, Tensor number, Tensor? bias, int out_features) -> Tensor")
+torch.library.impl("eagle::packed_linear", "CPU")(_product)
+torch.library.register_fake("eagle::packed_linear")(_shape_of_product)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer on a CPU, for inference.
+
+    Args:
+        linear: the layer; nothing of its weight is kept.
+
+    Attributes:
+        bias: (out,), or None.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        # A compiled forward is one for all layers of a kind, so which weight it reads has to be in a tensor.
+        number = next(_NUMBERS)
+        _PACKED[number] = self._packed
+        weakref.finalize(self, _PACKED.pop, number)
+        self._number = torch.tensor(number)
+        self.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        if torch.compiler.is_compiling():
+            return torch.ops.eagle.packed_linear(x, self._number, self.bias, self.out_features)
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in), a copy in the usual order."""
+        return self._packed.to_dense()
+
+    def extra_repr(self) -> str:
+        """See ``nn.Module.extra_repr``."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def _save_to_state_dict(self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        raise InputError(
+            "the weights of a model loaded on the CPU are packed for it and can be neither moved nor converted; "
+            "load it with the device_map and dtype that are wanted"
+        )
+
+
+def pack_weights(module: nn.Module) -> None:
+    """Replace the linear layers of a module that a ``PackedLinear`` can stand for: plain ones, on an x86 CPU, in a
+    dtype that it has kernels for.
+
+    A weight that other modules hold too, as the embeddings do of a tied output layer, stays with those.
+    """
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear) and _packs(child):
+            setattr(module, name, PackedLinear(child))
+        else:
+            pack_weights(child)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Numbers that a module was trained to; a tied output layer that was packed counts for itself."""
+    packed = sum(each.in_features * each.out_features for each in module.modules() if isinstance(each, PackedLinear))
+    return packed + sum(parameter.numel() for parameter in module.parameters())
+
+
+def _packs(module: nn.Linear) -> bool:
+    # Not its subclasses, which compute something else, and nothing that somebody watches or moves by hooks.
+    if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    weight = module.weight
+    kernels = {torch.float32: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+    return (
+        weight.device.type == "cpu"
+        and platform.machine().lower() in ("x86_64", "amd64")
+        and torch.backends.mkldnn.is_available()
+        and kernels.get(weight.dtype, False)
+        and weight.numel() > 0
+        and not hasattr(module, "_hf_hook")
+    )

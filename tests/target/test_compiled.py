@@ -1,0 +1,117 @@
+"""Compiled layers: the same texts and laws, one compilation for every size, and eager where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM
+
+from eagle.errors import InputError
+from eagle.model.ea_model import EaModel
+from eagle.target import compiling
+from eagle.verification import RULES
+from tests.decoding.rounds import round_distances
+from tests.tiny import load_pair, make_pair
+
+PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def compiled(pair: tuple[Path, Path]) -> EaModel:
+    model = load_pair(*pair, dtype=torch.float32, compile="on")
+    assert model.target.compiled is not None
+    return model
+
+
+@pytest.fixture(scope="module")
+def in_float64(pair: tuple[Path, Path]) -> EaModel:
+    model = load_pair(*pair, compile="on")
+    assert model.target.compiled is not None
+    return model
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def test_texts_are_the_stock_models(pair: tuple[Path, Path], compiled: EaModel) -> None:
+    stock = AutoModelForCausalLM.from_pretrained(pair[0], dtype=torch.float32)
+    expected = stock.generate(PROMPT, max_new_tokens=60, do_sample=False)
+    ids, _, _, info = compiled.eagenerate(PROMPT, max_new_tokens=60, log=True)
+    assert torch.equal(ids, expected)
+    assert sum(info["accept_length"]) > 0
+    assert torch.equal(compiled.naivegenerate(PROMPT, max_new_tokens=60), expected)
+
+
+def test_samples_of_a_seed_are_those_of_eager_decoding(pair: tuple[Path, Path], compiled: EaModel) -> None:
+    eager = load_pair(*pair, dtype=torch.float32, compile="off")
+    for hsd in (False, True):
+        texts = [
+            model.eagenerate(
+                PROMPT, temperature=1.0, max_new_tokens=60, hsd=hsd, generator=torch.Generator().manual_seed(0)
+            )
+            for model in (eager, compiled)
+        ]
+        assert torch.equal(*texts)
+
+
+def test_nothing_is_compiled_again(compiled: EaModel) -> None:
+    before = graphs()
+    assert before > 0
+    for length, new, nodes in ((1, 20, 2), (5, 100, 3), (70, 40, 8), (130, 100, 12), (200, 50, 5)):
+        prompt = torch.arange(length)[None] % 7 + 1
+        tree = compiled.shape.__class__(nodes, 2, 3)
+        compiled.eagenerate(prompt, max_new_tokens=new, tree=tree)
+        compiled.eagenerate(prompt, max_new_tokens=new, temperature=1.0, hsd=True)
+        compiled.naivegenerate(prompt, max_new_tokens=new)
+    assert graphs() == before
+
+
+def test_auto_compiles_on_a_cpu_when_there_is_enough_to_do(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("eagle.model.ea_model.compile_target", asked.append)
+    model = load_pair(*pair)
+    model.eagenerate(PROMPT, max_new_tokens=5)
+    model.expect(100)
+    assert not asked
+    model.expect(1_000_000)
+    assert asked == [model.target]
+    asked.clear()
+    load_pair(*pair, compile="off").expect(1_000_000)
+    assert not asked
+
+
+def test_without_a_compiler_it_goes_on(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nand more")
+
+    monkeypatch.setattr(compiling, "_compile", none)
+    model = load_pair(*pair, compile="on")
+    assert model.target.compiled is None
+    assert model.eagenerate(PROMPT, max_new_tokens=5).shape == (1, 10)
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "it goes on uncompiled: RuntimeError: No working C++ compiler found"
+
+
+def test_another_word_is_refused(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="compile must be one of auto, on, off, not 'yes'"):
+        load_pair(*pair, compile="yes")
+
+
+@pytest.mark.parametrize("tree", ["deterministic", "hybrid"])
+def test_a_compiled_round_has_the_target_law(in_float64: EaModel, tree: str) -> None:
+    rules = [RULES["tokenwise"], RULES["hsd"]]
+    # Not 1e-9: norms of the stock models are in float32 whatever the dtype, and the compiler rounds in other places.
+    assert max(round_distances(in_float64, tree, rules, (1.0, 0.0, 3), 2)) < 1e-6

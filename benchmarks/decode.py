@@ -37,6 +37,7 @@ from eagle.decoding.speculation import Speculation
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
+from eagle.target.packed import packed_bytes
 from eagle.target.text import Text
 from eagle.tree.draft_tree import root_only
 from eagle.tree.shape import DETERMINISTIC, HYBRID, TreeShape
@@ -238,10 +239,11 @@ def peak_memory(device: torch.device) -> tuple[str, float]:
 
 
 def weights_megabytes(model: EaModel) -> float:
-    """Of the base model (tied tables once) and the head."""
-    head = [] if model.ea_layer is None else model.ea_layer.parameters()
-    tensors = [*model.base_model.parameters(), *head]
-    return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values()) / 1e6
+    """Of the base model (tied tables once, where the output layer was not packed) and the head."""
+    modules = [model.base_model, *([] if model.ea_layer is None else [model.ea_layer])]
+    tensors = [parameter for module in modules for parameter in module.parameters()]
+    loose = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}
+    return (sum(loose.values()) + sum(packed_bytes(module) for module in modules)) / 1e6
 
 
 def cache_megabytes(model: EaModel, capacity: int) -> float:

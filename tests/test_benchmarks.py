@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import acceptance, gpu, launches
+from benchmarks import acceptance, forward, gpu, launches
 from eagle.decoding.method import Method
 from eagle.model.ea_model import EaModel
 from eagle.tree.shape import HYBRID, Sampling, TreeShape
@@ -66,3 +66,14 @@ def test_the_gpu_table_can_be_tried_on_a_cpu(tmp_path: Path, capsys: pytest.Capt
         assert whole == pytest.approx(forward + drafting + verification + commit, abs=0.03)
     assert gpu.main(few) == 2
     assert "there is no GPU here" in capsys.readouterr().err
+
+
+def test_a_forward_is_measured_as_loaded_packed_and_compiled(
+    llama_pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--base-model-path", str(llama_pair[0]), "--nodes", "1", "5", "--context", "20", "--repeats", "2"]
+    assert forward.main(few) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    for kind in forward.KINDS:
+        assert all(f"{kind} " in line for line in lines[1:])

@@ -102,8 +102,20 @@ def pack_weights(module: nn.Module) -> None:
 
 def parameter_count(module: nn.Module) -> int:
     """Numbers that a module was trained to; a tied output layer that was packed counts for itself."""
-    packed = sum(each.in_features * each.out_features for each in module.modules() if isinstance(each, PackedLinear))
-    return packed + sum(parameter.numel() for parameter in module.parameters())
+    return sum(_size(layer) for layer in _packed_in(module)) + sum(each.numel() for each in module.parameters())
+
+
+def packed_bytes(module: nn.Module) -> int:
+    """Memory of the weights that were packed."""
+    return sum(_size(layer) * layer._packed.element_size() for layer in _packed_in(module))
+
+
+def _packed_in(module: nn.Module) -> list[PackedLinear]:
+    return [each for each in module.modules() if isinstance(each, PackedLinear)]
+
+
+def _size(layer: PackedLinear) -> int:
+    return layer.in_features * layer.out_features
 
 
 def _packs(module: nn.Linear) -> bool:

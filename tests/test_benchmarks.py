@@ -12,6 +12,7 @@ from eagle.decoding.method import Method
 from eagle.model.ea_model import EaModel
 from eagle.tree.shape import HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
+from tests.tiny import compiles
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -68,6 +69,7 @@ def test_the_gpu_table_can_be_tried_on_a_cpu(tmp_path: Path, capsys: pytest.Capt
     assert "there is no GPU here" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
 def test_a_forward_is_measured_as_loaded_packed_and_compiled(
     llama_pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

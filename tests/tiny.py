@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -50,6 +52,12 @@ ARCHITECTURES: dict[str, dict] = {
     "gpt_neox": {"num_attention_heads": 4, "rotary_pct": 0.5},
     "phi3": HEADS,
 }
+
+
+def compiles() -> bool:
+    """Whether this machine has what compiling takes: a C++ compiler and the headers of Python."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def make_base(architecture: str, folder: Path, seed: int = 0, **overrides: object) -> Path:

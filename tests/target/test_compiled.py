@@ -14,7 +14,7 @@ from eagle.model.ea_model import EaModel
 from eagle.target import compiling
 from eagle.verification import RULES
 from tests.decoding.rounds import round_distances
-from tests.tiny import load_pair, make_pair
+from tests.tiny import compiles, load_pair, make_pair
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -22,6 +22,9 @@ PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+needs_a_compiler = pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,7 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+@needs_a_compiler
 def test_texts_are_the_stock_models(pair: tuple[Path, Path], compiled: EaModel) -> None:
     stock = AutoModelForCausalLM.from_pretrained(pair[0], dtype=torch.float32)
     expected = stock.generate(PROMPT, max_new_tokens=60, do_sample=False)
@@ -51,6 +55,7 @@ def test_texts_are_the_stock_models(pair: tuple[Path, Path], compiled: EaModel) 
     assert torch.equal(compiled.naivegenerate(PROMPT, max_new_tokens=60), expected)
 
 
+@needs_a_compiler
 def test_samples_of_a_seed_are_those_of_eager_decoding(pair: tuple[Path, Path], compiled: EaModel) -> None:
     eager = load_pair(*pair, dtype=torch.float32, compile="off")
     for hsd in (False, True):
@@ -63,6 +68,7 @@ def test_samples_of_a_seed_are_those_of_eager_decoding(pair: tuple[Path, Path], 
         assert torch.equal(*texts)
 
 
+@needs_a_compiler
 def test_nothing_is_compiled_again(compiled: EaModel) -> None:
     before = graphs()
     assert before > 0
@@ -110,6 +116,7 @@ def test_another_word_is_refused(pair: tuple[Path, Path]) -> None:
         load_pair(*pair, compile="yes")
 
 
+@needs_a_compiler
 @pytest.mark.parametrize("tree", ["deterministic", "hybrid"])
 def test_a_compiled_round_has_the_target_law(in_float64: EaModel, tree: str) -> None:
     rules = [RULES["tokenwise"], RULES["hsd"]]

@@ -32,9 +32,10 @@ class CompiledLayers:
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.layers = layers
         # The wrapper of transformers around ``forward`` is for training.
-        functions = {_structure(layer): inspect.unwrap(type(layer).forward) for layer in layers}
-        compiled = {structure: _compiled(function) for structure, function in functions.items()}
-        self._functions = [compiled[_structure(layer)] for layer in layers]
+        structures = [_structure(layer) for layer in layers]
+        one_of = dict(zip(structures, layers, strict=True))
+        compiled = {structure: _compiled(inspect.unwrap(type(layer).forward)) for structure, layer in one_of.items()}
+        self._functions = [compiled[structure] for structure in structures]
         self._varying: tuple[int, ...] = ()
 
     @contextmanager

@@ -1,8 +1,8 @@
 """Linear layers whose weights lie in memory as the products of a CPU read them.
 
 A product of a few rows, which is all that scoring a tree or a token is, takes as long as its weight takes to be read.
-In the order in which a checkpoint keeps it the kernels of oneDNN would have to rearrange it every time, so ``F.linear``
-does without them; rearranged once, the products of 8 rows took two thirds of the time (docs/measured.md).
+oneDNN has an order of its own for that, in which the products of 8 rows took two thirds of the time that they take in
+the order of a checkpoint (docs/measured.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from eagle.errors import InputError
 
-# Rows that the order is chosen for. One row, and the many of a prompt, are as fast in it as in one of their own.
+# Rows that the order is chosen for. Of 1, 8 and 64 it was the best all round, see docs/measured.md.
 ROWS = 8
 
 _NUMBERS = itertools.count()
@@ -91,7 +91,7 @@ def pack_weights(module: nn.Module) -> None:
     """Replace the linear layers of a module that a ``PackedLinear`` can stand for: plain ones, on an x86 CPU, in a
     dtype that it has kernels for.
 
-    A weight that other modules hold too, as the embeddings do of a tied output layer, stays with those.
+    A weight that other modules hold too, as the embeddings do of a tied output layer, is there twice from then on.
     """
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear) and _packs(child):

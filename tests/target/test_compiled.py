@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.target import compiling
+from eagle.tree.shape import TreeShape
 from eagle.verification import RULES
 from tests.decoding.rounds import round_distances
 from tests.tiny import compiles, load_pair, make_pair
@@ -74,8 +75,7 @@ def test_nothing_is_compiled_again(compiled: EaModel) -> None:
     assert before > 0
     for length, new, nodes in ((1, 20, 2), (5, 100, 3), (70, 40, 8), (130, 100, 12), (200, 50, 5)):
         prompt = torch.arange(length)[None] % 7 + 1
-        tree = compiled.shape.__class__(nodes, 2, 3)
-        compiled.eagenerate(prompt, max_new_tokens=new, tree=tree)
+        compiled.eagenerate(prompt, max_new_tokens=new, tree=TreeShape(nodes, 2, 3))
         compiled.eagenerate(prompt, max_new_tokens=new, temperature=1.0, hsd=True)
         compiled.naivegenerate(prompt, max_new_tokens=new)
     assert graphs() == before

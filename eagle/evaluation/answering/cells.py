@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from eagle.evaluation.answering.answer import AnswerSettings
 from eagle.evaluation.answering.few_shot import read_exemplars, recorded
 from eagle.evaluation.answering.records import Record, RunFiles
 from eagle.identity import readable_name
-from eagle.model.loading import ModelChoice
+from eagle.model.loading import ModelChoice, pair_of
 from eagle.tree.shape import AUTO_TOTAL_TOKEN, DETERMINISTIC
 from eagle.tree.warping import Warper
 
@@ -98,12 +98,8 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
         sampled = {}
     # Without drafts there is no tree to measure.
     measured_in_vain = drafting is None and args.total_token == AUTO_TOTAL_TOKEN
-    return ModelChoice(
-        base_model_path=args.base_model_path,
-        ea_model_path=args.ea_model_path,
-        draft_model_path=args.draft_model_path,
-        dtype=args.dtype,
-        device=args.device,
+    return replace(
+        pair_of(args),
         load_in_8bit=args.load_in_8bit,
         gpus=args.num_gpus_per_model,
         max_gpu_memory=args.max_gpu_memory,
@@ -114,7 +110,6 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
         kind=kind,
         drafter=None if drafting is None else drafting.drafter,
         temperature=settings.temperature,
-        compile=args.compile,
         sampling=sampled,
     )
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from eagle.chat_template import add_template_argument, template_arguments
 from eagle.data.questions import Question, load_questions
@@ -21,7 +21,7 @@ from eagle.evaluation.answering.arguments import add_hybrid_arguments, hybrid_ar
 from eagle.evaluation.answering.bench import add_bench_arguments, question_file
 from eagle.evaluation.audit.losslessness import REFERENCE, Finding, PromptResult, Settings, audited, findings
 from eagle.evaluation.reading.tables import Table
-from eagle.model.loading import ModelChoice, add_pair_arguments, load
+from eagle.model.loading import add_pair_arguments, load, pair_of
 from eagle.program import run_program
 from eagle.tree.warping import Warper
 
@@ -82,12 +82,8 @@ def audit(argv: Sequence[str] | None) -> bool:
     settings = _settings(args)
     questions = _spread(load_questions(question_file(args), args.question_begin, args.question_end), args.prompts)
     model = load(
-        ModelChoice(
-            base_model_path=args.base_model_path,
-            ea_model_path=args.ea_model_path,
-            draft_model_path=args.draft_model_path,
-            dtype=args.dtype,
-            device=args.device,
+        replace(
+            pair_of(args),
             total_token=args.total_token,
             depth=args.depth,
             top_k=args.top_k,

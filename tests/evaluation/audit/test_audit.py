@@ -132,3 +132,12 @@ def test_a_model_without_a_chat_template_is_refused(
     bare = make_chat_pair(tmp_path / "bare", chat_template=None)
     assert audit.main(arguments(bare, questions)) == 2
     assert "error: the tokenizer of" in capsys.readouterr().err
+
+
+def test_what_is_said_of_the_pair_is_heeded(
+    pair: tuple[Path, Path], questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("eagle.model.ea_model.compile_target", asked.append)
+    assert audit.main(arguments(pair, questions, "--compile", "on", "--method", "eagle3", *FEW)) == 0
+    assert len(asked) == 1

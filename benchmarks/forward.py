@@ -1,6 +1,6 @@
-"""A forward of the target over the nodes of a tree, as loaded, packed and compiled: ``python -m benchmarks.forward``.
+"""A forward of the target over the nodes of a tree, in every form of its weights: ``python -m benchmarks.forward``.
 
-The three are asked in turn, each time another one first, so drift of the machine hits all. Reported: medians in
+They are asked in turn, each time another one first, so drift of the machine hits all. Reported: medians in
 milliseconds, and how many times faster than as loaded, with 95 % bootstrap intervals of paired draws.
 """
 
@@ -21,12 +21,20 @@ from eagle.model.loading import DTYPES
 from eagle.program import run_program
 from eagle.target.base import load_base
 from eagle.target.compiling import compile_target
-from eagle.target.packed import pack_weights
+from eagle.target.int8 import INT8
+from eagle.target.loading import load_target
 from eagle.target.target import Target
 from eagle.tree.draft_tree import DraftTree
 
 RESAMPLES = 2000
-LOADED, PACKED, COMPILED = KINDS = ("as loaded", "packed", "packed, compiled")
+LOADED = "as loaded"
+FORMS: dict[str, tuple[str | None, bool]] = {
+    "packed": (None, False),
+    "packed, compiled": (None, True),
+    "int8": (INT8, False),
+    "int8, compiled": (INT8, True),
+}
+"""Of each beside ``LOADED``: how it is quantised, and whether it is compiled."""
 
 
 def tree_of(nodes: int) -> DraftTree:
@@ -37,15 +45,18 @@ def tree_of(nodes: int) -> DraftTree:
 
 
 def targets(path: str, dtype: torch.dtype | str) -> dict[str, Target]:
-    """The same model in three ways."""
+    """The same model in every form that this machine has."""
     found = {LOADED: Target(load_base(path, dtype=dtype, device_map="cpu"))}
-    for kind in (PACKED, COMPILED):
-        model = load_base(path, dtype=dtype, device_map="cpu")
-        pack_weights(model)
-        found[kind] = Target(model)
-    compile_target(found[COMPILED])
-    if found[COMPILED].compiled is None:
-        raise InputError("this machine compiles nothing, so there is nothing to compare")
+    for name, (quantize, compiled) in FORMS.items():
+        try:
+            target = load_target(path, quantize, dtype=dtype, device_map="cpu")
+        except InputError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        if compiled:
+            compile_target(target)
+        if not compiled or target.compiled is not None:
+            found[name] = target
     return found
 
 
@@ -68,8 +79,8 @@ def measure(found: dict[str, Target], context: int, nodes: int, repeats: int) ->
     scorers = {kind: scorer(target, context, nodes) for kind, target in found.items()}
     seconds: dict[str, list[float]] = {kind: [] for kind in found}
     for number in range(-2, repeats):
-        first = number % len(KINDS)
-        for kind in (*KINDS[first:], *KINDS[:first]):
+        kinds, first = list(found), number % len(found)
+        for kind in (*kinds[first:], *kinds[:first]):
             began = time.perf_counter()
             scorers[kind]()
             if number >= 0:
@@ -107,7 +118,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     for nodes in args.nodes:
         seconds = measure(found, args.context, nodes, args.repeats)
         line = f"{nodes:>3} nodes:"
-        for kind in KINDS:
+        for kind in found:
             line += f"  {kind} {1e3 * statistics.median(seconds[kind]):.1f} ms"
             line += "" if kind == LOADED else f", {ratio(seconds[LOADED], seconds[kind])}"
         print(line, flush=True)

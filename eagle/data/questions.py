@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,9 @@ def _parse(line: str, place: int, where: str) -> Question:
                 "the whole character there"
             )
     return Question(question_id, tuple(turns), category, None if reference is None else tuple(reference))
+
+
+def spread(questions: Sequence[Question], count: int) -> list[Question]:
+    """So many of the questions, or all, evenly spread."""
+    count = min(count, len(questions))
+    return [questions[place * len(questions) // count] for place in range(count)]

@@ -16,9 +16,10 @@ from torch import Tensor
 from eagle import assets
 from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.vocabulary import SharedVocabulary, shared_vocabulary
-from eagle.target.base import load_base, load_tokenizer
+from eagle.target.base import load_tokenizer
 from eagle.target.kv_cache import TreeCache
-from eagle.target.packed import pack_weights, parameter_count
+from eagle.target.loading import load_target
+from eagle.target.packed import parameter_count
 from eagle.target.target import PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
@@ -157,23 +158,24 @@ class DraftModelDrafting(Drafting):
         return found
 
 
-def load_draft_model(path: str, target: Target, target_path: str, **hf_kwargs: Any) -> DraftModelDrafter:
+def load_draft_model(
+    path: str, target: Target, target_path: str, quantize: str | None = None, **hf_kwargs: Any
+) -> DraftModelDrafter:
     """Load a draft model for a target, where and in the precision in which the target was.
 
     Args:
         path: local directory or hub id.
         target: the model it drafts for.
         target_path: where the target's tokenizer is.
-        **hf_kwargs: see ``load_base``; the draft model is not quantised.
+        quantize: as the target, see ``int8.prepare_weights``.
+        **hf_kwargs: see ``load_base``; a ``quantization_config`` is for the target alone.
 
     Raises:
         InputError: it cannot be loaded or score trees, or has another tokenizer.
     """
     hf_kwargs.pop("quantization_config", None)
     path = assets.resolve_base(path)
-    base = load_base(path, "the draft model", **hf_kwargs)
-    pack_weights(base)
-    model = Target(base)
+    model = load_target(path, quantize, verify=False, what="the draft model", **hf_kwargs)
     sizes = [parameter_count(each.model) for each in (model, target)]
     if sizes[0] > sizes[1]:
         warnings.warn(

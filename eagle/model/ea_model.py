@@ -28,15 +28,13 @@ from eagle.decoding.speculation import (
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.drafters.draft_model import DraftModelDrafter, load_draft_model
 from eagle.drafters.drafter import Drafter
-from eagle.drafters.eagle3.checkpoint import load_head
-from eagle.drafters.eagle3.drafter import HeadDrafter
-from eagle.drafters.eagle3.int8 import with_int8_weights
+from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
 from eagle.errors import InputError
 from eagle.folders import local_folder
-from eagle.target.base import load_base, load_tokenizer
-from eagle.target.check import refuse_wrong_scores
+from eagle.target.base import load_tokenizer
 from eagle.target.compiling import AUTO, COMPILE, OFF, ON, compile_target
-from eagle.target.packed import pack_weights
+from eagle.target.int8 import QUANTIZE
+from eagle.target.loading import load_target
 from eagle.target.processors import processors_of
 from eagle.target.target import Target
 from eagle.target.text import Text
@@ -88,6 +86,7 @@ class EaModel:
         draft_model_path: str | None = None,
         paths: int | None = None,
         compile: str = AUTO,
+        quantize: str | None = None,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head, or a separate draft model in its place or beside it.
@@ -111,6 +110,8 @@ class EaModel:
             paths: i.i.d. chains of the trees ``paths`` (11).
             compile: the models' layers: ``on``, ``off``, or ``auto``: on a GPU, and on a CPU when enough is announced
                 (``expect``). What cannot be compiled goes on without, and says so.
+            quantize: ``int8``: models on a CPU are given 8-bit weights and activations, which makes other models of
+                them; None leaves them as they are.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -126,24 +127,19 @@ class EaModel:
         bounds = (("total_token", tune.LARGEST if auto else total_token), ("depth", depth), ("top_k", top_k))
         given = {name: value for name, value in bounds if value is not None}
         shape = TreeShape(**EAGLE_BOUNDS | given, sampling=sampling, paths=paths)
+        if quantize not in (None, *QUANTIZE):
+            raise InputError(f"quantize must be None or one of {', '.join(QUANTIZE)}, not {quantize!r}")
         resolve = assets.resolve_pair if draft_model_path is None else assets.resolve_base_and_head
         base_model_path, ea_model_path = resolve(base_model_path, ea_model_path)
-        base = load_base(base_model_path, **hf_kwargs)
-        pack_weights(base)
-        target = Target(base)
-        if verify_target:
-            refuse_wrong_scores(target)
+        target = load_target(base_model_path, quantize, verify_target, **hf_kwargs)
         offers = {}
         if ea_model_path is not None:
-            head = load_head(ea_model_path, target)
-            with_int8_weights(head)
-            pack_weights(head)
             trees = NO_TREES
             if not given and sampling is None:
                 trees = StoredTrees.read(local_folder(ea_model_path, "the draft head"), target.device.type)
-            offers[HEAD] = Offer(HeadDrafter(head), shape, trees)
+            offers[HEAD] = Offer(load_head_drafter(ea_model_path, target, quantize), shape, trees)
         if draft_model_path is not None:
-            drafter = load_draft_model(draft_model_path, target, base_model_path, **hf_kwargs)
+            drafter = load_draft_model(draft_model_path, target, base_model_path, quantize, **hf_kwargs)
             offers[DRAFT_MODEL] = Offer(drafter, draft_model_shape(**given, sampling=sampling, paths=paths))
         if auto:
             offers = {

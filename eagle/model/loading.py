@@ -19,6 +19,7 @@ from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
 from eagle.target.compiling import AUTO, COMPILE
+from eagle.target.int8 import QUANTIZE
 from eagle.target.processors import processors_of
 from eagle.tree.shape import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.tuning import size as tune
@@ -48,6 +49,7 @@ class ModelChoice:
         drafter: of the tree, one of ``DRAFTERS``; None: the head, if there is one.
         temperature: of the text; the trees stored with a head depend on it.
         compile: one of ``COMPILE``.
+        quantize: one of ``QUANTIZE``, or None.
         sampling: fields of ``Sampling`` that differ from the stored or the default values; for a hybrid tree.
     """
 
@@ -67,6 +69,7 @@ class ModelChoice:
     drafter: str | None = None
     temperature: float = 1.0
     compile: str = AUTO
+    quantize: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def shape(self, device: str) -> TreeShape:
@@ -129,6 +132,11 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
         choices=COMPILE,
         help="the models' layers; auto: on a GPU, and on a CPU where there is enough to do",
     )
+    parse.add_argument(
+        "--quantize",
+        choices=QUANTIZE,
+        help="8-bit weights and activations, on a CPU; the texts are then those of the quantised model",
+    )
     parse.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
 
 
@@ -141,6 +149,7 @@ def pair_of(args: argparse.Namespace) -> ModelChoice:
         dtype=args.dtype,
         device=args.device,
         compile=args.compile,
+        quantize=args.quantize,
     )
 
 
@@ -200,6 +209,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         ea_model_path=pair.ea_model_path,
         draft_model_path=pair.draft_model_path,
         compile=pair.compile,
+        quantize=pair.quantize,
         **kwargs,
     )
     if pair.dtype == "auto" and kind == "cpu" and model.target.dtype == torch.bfloat16 and not bfloat16_is_fast():

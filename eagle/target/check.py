@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from eagle.errors import InputError
+from eagle.target.int8 import quantized
 from eagle.target.kv_cache import VIEW_STEP, TreeCache
 from eagle.target.target import Target
 from eagle.tree.draft_tree import DraftTree
@@ -76,7 +77,7 @@ def _named(target: Target) -> str:
 
 def _tolerance(target: Target) -> float:
     # The products of quantised weights are rounded more coarsely than the dtype of the activations says.
-    quantised = getattr(target.model.config, "quantization_config", None) is not None
+    quantised = getattr(target.model.config, "quantization_config", None) is not None or quantized(target.model)
     dtype = torch.bfloat16 if quantised else target.dtype
     return max(AT_LEAST, ROUNDINGS * torch.finfo(dtype).eps)
 

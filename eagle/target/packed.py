@@ -22,12 +22,57 @@ from eagle.errors import InputError
 ROWS = 8
 
 _NUMBERS = itertools.count()
-# Memory in that order is opaque to the compiler, which is given numbers instead.
-_PACKED: dict[int, Tensor] = {}
+# Such memory is opaque to the compiler, which is given numbers instead.
+_PACKED: dict[int, Any] = {}
+
+
+class OpaqueLinear(nn.Module):
+    """A linear layer for inference on the CPU, with its weight in memory that only one kernel reads.
+
+    Args:
+        linear: the layer; nothing of its weight is kept.
+        packed: that memory.
+
+    Attributes:
+        bias: (out,), or None.
+        number: () int64; the number of that memory, see ``memory``.
+    """
+
+    def __init__(self, linear: nn.Linear, packed: Any) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+        self._packed = packed
+        # A compiled forward is one for all layers of a kind, so which weight it reads has to be in a tensor.
+        number = next(_NUMBERS)
+        _PACKED[number] = packed
+        weakref.finalize(self, _PACKED.pop, number)
+        self.number = torch.tensor(number)
+        self.train(linear.training)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the weight."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """See ``nn.Module.extra_repr``."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpaqueLinear:
+        raise InputError(
+            "the weights of a model loaded on the CPU are packed for it and can be neither moved nor converted; "
+            "load it with the device_map and dtype that are wanted"
+        )
+
+
+def memory(number: Tensor) -> Any:
+    """What a layer's ``number`` stands for."""
+    return _PACKED[int(number)]
 
 
 def _product(x: Tensor, number: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, _PACKED[int(number)], bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, memory(number), bias, "none", [], "")
 
 
 def _shape_of_product(x: Tensor, number: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
@@ -39,32 +84,20 @@ torch.library.impl("eagle::packed_linear", "CPU")(_product)
 torch.library.register_fake("eagle::packed_linear")(_shape_of_product)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer on a CPU, for inference.
+class PackedLinear(OpaqueLinear):
+    """A linear layer whose weight is in oneDNN's order.
 
     Args:
         linear: the layer; nothing of its weight is kept.
-
-    Attributes:
-        bias: (out,), or None.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
-        # A compiled forward is one for all layers of a kind, so which weight it reads has to be in a tensor.
-        number = next(_NUMBERS)
-        _PACKED[number] = self._packed
-        weakref.finalize(self, _PACKED.pop, number)
-        self._number = torch.tensor(number)
-        self.train(linear.training)
+        super().__init__(linear, torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         if torch.compiler.is_compiling():
-            return torch.ops.eagle.packed_linear(x, self._number, self.bias, self.out_features)
+            return torch.ops.eagle.packed_linear(x, self.number, self.bias, self.out_features)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
 
     @property
@@ -72,19 +105,14 @@ class PackedLinear(nn.Module):
         """(out, in), a copy in the usual order."""
         return self._packed.to_dense()
 
-    def extra_repr(self) -> str:
-        """See ``nn.Module.extra_repr``."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+    @property
+    def weight_bytes(self) -> int:
+        """See ``OpaqueLinear.weight_bytes``."""
+        return self._packed.numel() * self._packed.element_size()
 
     def _save_to_state_dict(self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.weight
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
-        raise InputError(
-            "the weights of a model loaded on the CPU are packed for it and can be neither moved nor converted; "
-            "load it with the device_map and dtype that are wanted"
-        )
 
 
 def pack_weights(module: nn.Module) -> None:
@@ -93,42 +121,40 @@ def pack_weights(module: nn.Module) -> None:
 
     A weight that other modules hold too, as the embeddings do of a tied output layer, is there twice from then on.
     """
+    kernels = {torch.float32: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+    if torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64"):
+        replace_linear(module, PackedLinear, lambda linear: kernels.get(linear.weight.dtype, False))
+
+
+def replace_linear(
+    module: nn.Module, kind: Callable[[nn.Linear], OpaqueLinear], fits: Callable[[nn.Linear], bool]
+) -> None:
+    """Put layers of a kind in the place of the plain linear layers of a module that are on the CPU and ``fit``."""
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear) and _packs(child):
-            setattr(module, name, PackedLinear(child))
+        if isinstance(child, nn.Linear):
+            if _plain(child) and fits(child):
+                setattr(module, name, kind(child))
         else:
-            pack_weights(child)
+            replace_linear(child, kind, fits)
 
 
 def parameter_count(module: nn.Module) -> int:
     """Numbers that a module was trained to; a tied output layer that was packed counts for itself."""
-    return sum(_size(layer) for layer in _packed_in(module)) + sum(each.numel() for each in module.parameters())
+    packed = sum(layer.in_features * layer.out_features for layer in _packed_in(module))
+    return packed + sum(each.numel() for each in module.parameters())
 
 
 def packed_bytes(module: nn.Module) -> int:
     """Memory of the weights that were packed."""
-    return sum(_size(layer) * layer._packed.element_size() for layer in _packed_in(module))
+    return sum(layer.weight_bytes for layer in _packed_in(module))
 
 
-def _packed_in(module: nn.Module) -> list[PackedLinear]:
-    return [each for each in module.modules() if isinstance(each, PackedLinear)]
+def _packed_in(module: nn.Module) -> list[OpaqueLinear]:
+    return [each for each in module.modules() if isinstance(each, OpaqueLinear)]
 
 
-def _size(layer: PackedLinear) -> int:
-    return layer.in_features * layer.out_features
-
-
-def _packs(module: nn.Linear) -> bool:
+def _plain(module: nn.Linear) -> bool:
     # Not its subclasses, which compute something else, and nothing that somebody watches or moves by hooks.
-    if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
-        return False
+    watched = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
     weight = module.weight
-    kernels = {torch.float32: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
-    return (
-        weight.device.type == "cpu"
-        and platform.machine().lower() in ("x86_64", "amd64")
-        and torch.backends.mkldnn.is_available()
-        and kernels.get(weight.dtype, False)
-        and weight.numel() > 0
-        and not hasattr(module, "_hf_hook")
-    )
+    return type(module) is nn.Linear and not watched and weight.device.type == "cpu" and weight.numel() > 0

@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from eagle.drafters.drafter import Drafter, Drafting, Reads
+from eagle.drafters.eagle3.checkpoint import load_head
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache
-from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores
+from eagle.drafters.eagle3.int8 import with_int8_weights
+from eagle.target.int8 import prepare_weights
+from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree, root_only
@@ -48,6 +51,24 @@ class HeadDrafter(Drafter):
     def recycle(self, cache: HeadCache) -> None:
         """Take a cache that is not used any more."""
         self._spare = cache
+
+
+def load_head_drafter(path_or_id: str, target: Target, quantize: str | None = None) -> HeadDrafter:
+    """Load a head for a target, its weights as they are multiplied.
+
+    Args:
+        path_or_id: local directory or hub id.
+        target: the model to draft for.
+        quantize: as the target, see ``int8.prepare_weights``.
+
+    Raises:
+        InputError: see ``load_head``.
+    """
+    head = load_head(path_or_id, target)
+    if quantize is None:
+        with_int8_weights(head)
+    prepare_weights(head, quantize)
+    return HeadDrafter(head)
 
 
 class HeadDrafting(Drafting):

@@ -16,7 +16,7 @@ MOST_ROWS = 8
 MULTIPLE = 64
 
 
-class Int8Linear(nn.Module):
+class Int8WeightLinear(nn.Module):
     """A linear layer that reads an 8-bit copy of its weight for a few rows at a time.
 
     For more than ``MOST_ROWS`` rows (a prompt, say) arithmetic is what takes the time, and the weight itself is faster.
@@ -45,13 +45,13 @@ class Int8Linear(nn.Module):
 
 
 def with_int8_weights(module: nn.Module) -> None:
-    """Replace the linear layers of a module that an ``Int8Linear`` can stand for: bfloat16 on a CPU, without bias, and
-    of sizes that are multiples of 64."""
+    """Replace the linear layers of a module that an ``Int8WeightLinear`` can stand for: bfloat16 on a CPU, without
+    bias, and of sizes that are multiples of 64."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
             weight, bias = child.weight, "bias" in dict(child.named_parameters())
             fits = child.in_features % MULTIPLE == 0 and child.out_features % MULTIPLE == 0
             if fits and not bias and weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
-                setattr(module, name, Int8Linear(child))
+                setattr(module, name, Int8WeightLinear(child))
         else:
             with_int8_weights(child)

@@ -121,6 +121,7 @@ def described(cell: Cell, questions_sha256: str) -> Record:
     """
     return {
         "load_in_8bit": cell.choice.load_in_8bit,
+        "quantize": cell.choice.quantize,
         "questions_sha256": questions_sha256,
         **recorded(asdict(cell.settings)),
         "drafting": None if cell.settings.drafting is None else cell.settings.drafting.record(),

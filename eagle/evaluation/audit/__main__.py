@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from eagle.chat_template import add_template_argument, template_arguments
-from eagle.data.questions import Question, load_questions
+from eagle.data.questions import load_questions, spread
 from eagle.decoding.method import Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.arguments import add_hybrid_arguments, hybrid_arguments
@@ -80,7 +80,7 @@ def audit(argv: Sequence[str] | None) -> bool:
     """
     args = parser().parse_args(argv)
     settings = _settings(args)
-    questions = _spread(load_questions(question_file(args), args.question_begin, args.question_end), args.prompts)
+    questions = spread(load_questions(question_file(args), args.question_begin, args.question_end), args.prompts)
     model = load(
         replace(
             pair_of(args),
@@ -122,12 +122,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         seed=args.seed,
         chat_template_kwargs=template_arguments(args.chat_template_kwargs),
     )
-
-
-def _spread(questions: Sequence[Question], count: int) -> list[Question]:
-    """So many of the questions, or all, evenly spread."""
-    count = min(count, len(questions))
-    return [questions[place * len(questions) // count] for place in range(count)]
 
 
 def _verdict(settings: Settings, results: Sequence[Finding], difference: bool) -> str:

@@ -21,7 +21,7 @@ NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 ABLATION = re.compile(r"ea_(?:(?P<drafter>draft)_)?(?P<tree>[a-z]+)_(?P<verifier>.+)")
 DRAFTER_LABELS = {"draft": "draft model, "}
 # What a settings file tells of where a run was timed.
-TIMED_WITH = ("device", "dtype", "load_in_8bit")
+TIMED_WITH = ("device", "dtype", "load_in_8bit", "quantize")
 TIMED_ON = ("device_name", "platform", "threads", "torch")
 STEM = re.compile(rf"(?P<model>.+)-temperature-(?P<temperature>{NUMBER})(?:-top_p-(?P<top_p>{NUMBER}))?_(?P<method>.+)")
 

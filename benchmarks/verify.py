@@ -39,7 +39,9 @@ def drawn_tree(nodes: int, draft_vocabulary: int, vocabulary: int, device: torch
         return draw_rows(weights, uniforms(len(weights), generator).to(device, wide_dtype(device)))
 
     shape = TreeShape(nodes, 6, 10, replace(DEFAULT_SAMPLING, threshold=0.001))
-    return grow(0, logits[0], lambda tokens, _: logits[: len(tokens)], support, shape, 7, Chance(None, choose))
+    return grow(
+        0, logits[0], lambda tokens, _: logits[: len(tokens)], support, shape, 7, Chance(None, lambda _: choose)
+    )
 
 
 def benchmark(argv: Sequence[str] | None) -> None:

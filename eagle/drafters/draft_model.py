@@ -129,7 +129,7 @@ class DraftModelDrafting(Drafting):
 
         def expand(tokens: Tensor, parents: Tensor) -> Tensor:
             nonlocal seen
-            texts.descend(self.vocabulary.support[tokens], parents)
+            texts.descend(tokens, parents)
             count, above = len(tokens), len(self._levels)
             itself = torch.eye(count, dtype=torch.bool, device=seen.device)
             ancestors = seen[parents]

@@ -13,6 +13,10 @@ from eagle.tree.drawing import draw_rows, uniforms
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 
+Choose = Callable[[Tensor], Tensor]
+"""(k, D) weights -> (k,) int64, in each row a column drawn with probability proportional to its weight; any column in a
+row without weight."""
+
 
 @dataclass(frozen=True)
 class Chance:
@@ -21,12 +25,11 @@ class Chance:
     Attributes:
         law: (k, D) logits -> (k, D) probabilities, warped like the target's, in memory of their own; None: their
             softmax.
-        choose: (k, D) weights -> (k,) int64, in each row a column drawn with probability proportional to its weight;
-            any column in a row without weight.
+        choices: what chooses in the rows of one tree, of which there are so many at most.
     """
 
     law: Callable[[Tensor], Tensor] | None
-    choose: Callable[[Tensor], Tensor]
+    choices: Callable[[int], Choose]
 
     def of(self, logits: Tensor) -> Tensor:
         """(k, D) logits -> (k, D) probabilities, the laws of samples; float32, float64 for float64 logits."""
@@ -49,9 +52,21 @@ def chance(shape: TreeShape, warper: Warper, generator: torch.Generator | None) 
     if shape.sampling is None or not shape.sampling.samples:
         return None
 
-    def choose(weights: Tensor) -> Tensor:
-        points = uniforms(len(weights), generator)
-        return draw_rows(weights, sent(points, weights.device, wide_dtype(weights.device)))
-
     law = warper.tempered(shape.sampling.draft_temperature)
-    return Chance(None if law.plain else law, choose)
+    return Chance(None if law.plain else law, lambda rows: _Choices(uniforms(rows, generator)))
+
+
+class _Choices:
+    """See ``Choose``; the numbers of a whole tree are made and sent at once.
+
+    Args:
+        points: draws from [0, 1), one for each row that will be asked about.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        self._points, self._used = points, 0
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        self._points = sent(self._points, weights.device, wide_dtype(weights.device))
+        first, self._used = self._used, self._used + len(weights)
+        return draw_rows(weights, self._points[first : self._used])

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from eagle.devices import wide_dtype
 
-# Columns that are summed at once in drawing.
-BLOCK = 64
+# Columns that are summed at once in drawing from long rows, and how many of all rows are short on a CPU.
+BLOCK, AT_ONCE = 64, 1 << 17
 
 
 def uniforms(count: int, generator: torch.Generator | None) -> Tensor:
@@ -41,11 +41,12 @@ def draw(weights: Tensor, uniform: float) -> Tensor:
 
 
 def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
-    """Draw a column in each row with probability proportional to its weight, by inversion.
+    """Draw a column in each row with probability proportional to its weight, by inversion of running sums in double
+    precision.
 
-    First a block of columns is found, then a column in it. In a running sum as long as a row the roundings of float32
-    add up to 1e-4 in total variation, and it takes longer; sums of blocks lose nothing like that, and running sums of
-    and in blocks are short enough to be in double precision (where the device has it).
+    Where the device has none, or on a CPU, where such sums of long rows take longer than all else, first a block of
+    columns is found, then a column in it. In a running sum as long as a row the roundings of float32 would add up to
+    1e-4 in total variation; sums of blocks lose nothing like that.
 
     Args:
         weights: (k, D) non-negative, not necessarily normalised.
@@ -55,10 +56,14 @@ def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
         (k,) int64; a column of weight zero only in rows that have no other.
     """
     width, wide = weights.shape[-1], wide_dtype(weights.device)
-    filled = functional.pad(weights, (0, -width % BLOCK)) if width % BLOCK else weights
-    blocks = filled.unflatten(-1, (-1, BLOCK))
     # A point that rounds to a total lies behind the last token.
     below = 1.0 - 4 * torch.finfo(wide).eps
+    if wide == torch.float64 and (weights.device.type != "cpu" or weights.numel() <= AT_ONCE):
+        ends = weights.cumsum(-1, dtype=wide)
+        column = torch.searchsorted(ends, points[:, None] * below * ends[:, -1:], right=True)
+        return column[:, 0].clamp_(max=width - 1)
+    filled = functional.pad(weights, (0, -width % BLOCK)) if width % BLOCK else weights
+    blocks = filled.unflatten(-1, (-1, BLOCK))
     ends = blocks.sum(-1).to(wide).cumsum(-1)
     point = points[:, None] * below * ends[:, -1:]
     block = torch.searchsorted(ends, point, right=True).clamp_(max=ends.shape[-1] - 1)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eagle.devices import sent
 from eagle.errors import InputError
-from eagle.tree.chance import Chance
+from eagle.tree.chance import Chance, Choose
 from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
 from eagle.tree.paths import draw_paths
 from eagle.tree.shape import Sampling, TreeShape
@@ -68,13 +68,17 @@ def grow(
     if shape.paths is not None:
         return draw_paths(root, root_logits, expand, support, shape.paths, levels, needed(chance))
     wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
-    families = [_family(root_logits[None], root_logits.new_zeros(1, dtype=wide), shape, chance)]
-    frontiers = [torch.zeros(1, dtype=torch.int64, device=root_logits.device)]
+    samples = 0 if shape.sampling is None else shape.sampling.samples
+    choose = needed(chance).choices(samples * (1 + (levels - 1) * shape.top_k)) if samples else None
+    law = None if chance is None else chance.law
+    families = [_family(root_logits[None], root_logits.new_zeros(1, dtype=wide), shape, law, choose)]
+    frontiers: list[Tensor] = []
     for _ in range(levels - 1):
         last = families[-1]
-        frontier = best(last.keys.reshape(-1), shape.top_k)
+        keys, ranked = last.keys.reshape(-1).sort(descending=True, stable=True)
+        frontier = ranked[: shape.top_k]
         logits = expand(last.tokens.reshape(-1)[frontier], frontier // last.tokens.shape[1])
-        families.append(_family(logits, last.keys.reshape(-1)[frontier], shape, chance))
+        families.append(_family(logits, keys[: shape.top_k], shape, law, choose))
         frontiers.append(frontier)
     return _select(root, families, frontiers, support, shape)
 
@@ -93,7 +97,13 @@ class _Family:
     samples: int = 0
 
 
-def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chance | None) -> _Family:
+def _family(
+    logits: Tensor,
+    parent_keys: Tensor,
+    shape: TreeShape,
+    law: Callable[[Tensor], Tensor] | None,
+    choose: Choose | None,
+) -> _Family:
     """Pick and draw the children of a frontier: (k, D) logits of what follows it, (k,) its keys."""
     q = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
     top, tokens = q.topk(min(shape.top_k, logits.shape[-1]), dim=-1)
@@ -104,17 +114,16 @@ def _family(logits: Tensor, parent_keys: Tensor, shape: TreeShape, chance: Chanc
     # Keys are never above 0, so no threshold of 1 or less is asked of a child that does not exist.
     lowest = math.inf if sampling.threshold is None else math.log(max(sampling.threshold, sys.float_info.min))
     unpicked = keys < lowest
-    keys = keys.masked_fill(unpicked, -torch.inf)
-    if not sampling.samples:
+    keys = keys.masked_fill_(unpicked, -torch.inf)
+    if choose is None:
         return _Family(tokens, keys)
-    chance = needed(chance)
-    pool = q if chance.law is None else chance.law(logits)
+    pool = q if law is None else law(logits)
     pool.scatter_(1, tokens, pool.gather(1, tokens).mul_(unpicked))
     mass = pool.sum(-1, keepdim=True)
-    first = parent_keys[:, None] + (sampling.rho * mass.clamp(max=1.0)).log_().to(parent_keys.dtype)
+    first = parent_keys[:, None] + (sampling.rho * mass.clamp_(max=1.0)).log_().to(parent_keys.dtype)
     weights, drawn, sample_keys = pool, [tokens], [keys]
     for j in range(sampling.samples):
-        column = chance.choose(weights)[:, None]
+        column = choose(weights)[:, None]
         drawn.append(column)
         # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
         key = (first - j * math.log(2)).masked_fill_(weights.gather(1, column) <= 0, -torch.inf) if j else first
@@ -143,41 +152,46 @@ def _select(
     elder, so parents come before their children, and what stays is decided by nodes before it."""
     keys = torch.cat([family.keys.reshape(-1) for family in families])
     tokens = torch.cat([family.tokens.reshape(-1) for family in families])
-    # Candidate i is numbered i + 1, the root is 0.
-    parents, first = [torch.zeros_like(families[0].tokens[0])], 1
-    for family, child, frontier in zip(families[:-1], families[1:], frontiers[1:], strict=True):
-        parents.append((first + frontier)[:, None].expand_as(child.tokens).reshape(-1))
-        first += family.tokens.numel()
     kept = best(_ranks(keys, families, shape.sampling), shape.total_token - 1)
     kept_keys, columns = keys[kept], tokens[kept]
-    state = torch.where(kept_keys.isnan(), -1, (kept_keys > -torch.inf).long())
-    facts = torch.stack([state, kept, torch.cat(parents)[kept], columns, support[columns]]).tolist()
-    if -1 in facts[0]:
+    # Of a candidate that does not exist the key is -inf; of NaN it is not what it is.
+    state = (kept_keys > -torch.inf).long() - (kept_keys != kept_keys).long()
+    facts = torch.cat([state, kept, columns, support[columns], *frontiers]).tolist()
+    states, candidates, column_ids, targets = (facts[i * len(kept) : (i + 1) * len(kept)] for i in range(4))
+    if -1 in states:
         raise InputError("the drafter's logits contain NaN; check its weights, or load the pair in a wider dtype")
     # Where fewer candidates exist than may stay, those that do not exist come last.
-    existing = sum(facts[0])
-    candidates, parent_ids, column_ids, targets = (values[:existing] for values in facts[1:])
-    node_of = {0: 0} | {candidate + 1: node for node, candidate in enumerate(candidates, start=1)}
+    existing = sum(states)
+    expanded = [[0], *_split(facts[4 * len(kept) :], [len(frontier) for frontier in frontiers])]
     starts = list(itertools.accumulate((family.tokens.numel() for family in families), initial=0))
-    depths = [bisect.bisect_right(starts, candidate) for candidate in candidates]
+    node_of: dict[int, int] = {}
+    parents, depths, row_of = [0], [0], [ONE_HOT]
     drawn: list[_Drawn] = []
-    row_of = [ONE_HOT]
-    for candidate, depth in zip(candidates, depths, strict=True):
+    for node, candidate in enumerate(candidates[:existing], start=1):
+        depth = bisect.bisect_right(starts, candidate)
         family = families[depth - 1]
-        parent, place = divmod(candidate - starts[depth - 1], family.tokens.shape[1])
+        row, place = divmod(candidate - starts[depth - 1], family.tokens.shape[1])
         nth = place - (family.tokens.shape[1] - family.samples)
+        node_of[candidate] = node
+        parents.append(0 if depth == 1 else node_of[starts[depth - 2] + expanded[depth - 1][row]])
+        depths.append(depth)
         row_of.append(ONE_HOT if nth < 0 else len(drawn))
         if nth >= 0:
-            drawn.append(_Drawn(family, parent, nth))
+            drawn.append(_Drawn(family, row, nth))
     return DraftTree(
-        tokens=torch.tensor([root, *targets]),
-        parents=torch.tensor([0, *(node_of[parent] for parent in parent_ids)]),
-        depths=torch.tensor([0, *depths]),
+        tokens=torch.tensor([root, *targets[:existing]]),
+        parents=torch.tensor(parents),
+        depths=torch.tensor(depths),
         keys=torch.cat([keys.new_zeros(1), kept_keys[:existing]]),
-        laws=Laws(_law_rows(drawn), torch.tensor(row_of), torch.tensor([ONE_HOT, *column_ids]), support)
+        laws=Laws(_law_rows(drawn), torch.tensor(row_of), torch.tensor([ONE_HOT, *column_ids[:existing]]), support)
         if drawn
         else None,
     )
+
+
+def _split(values: list[int], sizes: list[int]) -> list[list[int]]:
+    ends = list(itertools.accumulate(sizes, initial=0))
+    return [values[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _ranks(keys: Tensor, families: list[_Family], sampling: Sampling | None) -> Tensor:

@@ -46,13 +46,13 @@ def draw_paths(
     Raises:
         InputError: logits with NaN.
     """
-    laws = [chance.of(root_logits[None])]
+    laws, choose = [chance.of(root_logits[None])], chance.choices(paths * levels)
     above = [0] * paths
     columns: list[list[int]] = []
     entries: list[list[int]] = []
     for level in range(levels):
         rows = torch.tensor(above, device=root_logits.device)
-        drawn = chance.choose(laws[-1][rows])
+        drawn = choose(laws[-1][rows])
         columns.append(drawn.tolist())
         entry_of: dict[tuple[int, int], int] = {}
         entries.append([entry_of.setdefault(draw, len(entry_of)) for draw in zip(above, columns[-1], strict=True)])

@@ -129,7 +129,7 @@ def grown_tree(
         ]
         return logits_of(frontier)
 
-    return grow(0, logits_of(frontier)[0], expand, ids, shape, levels, Chance(law, choose))
+    return grow(0, logits_of(frontier)[0], expand, ids, shape, levels, Chance(law, lambda _: choose))
 
 
 def sketched(

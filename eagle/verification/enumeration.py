@@ -24,7 +24,7 @@ Path = tuple[int, ...]
 Table = Callable[[Path], Tensor]
 """(V,) float64 law of the token after a path of tokens below the root."""
 Choose = Callable[[Tensor], Tensor]
-"""See ``Chance.choose``."""
+"""See ``eagle.tree.chance.Choose``."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def round_distances(
     decoding = Decoding(model.target, Speculation(model.offers[drafter].drafter, shape, forced(first)), text)
 
     def make(choose: Choose) -> DraftTree:
-        source = Chance(decoding.chance.law, choose) if decoding.chance else None
+        source = Chance(decoding.chance.law, lambda _: choose) if decoding.chance else None
         return decoding.drafting.draft(decoding.shape, levels, source)
 
     begun: list[dict[Path_, float]] = [{} for _ in rules]
@@ -134,7 +134,7 @@ class Dice:
         return self._made[-1]
 
     def choose(self, weights: torch.Tensor) -> torch.Tensor:
-        """See ``Chance.choose``."""
+        """See ``Choose``."""
         return torch.tensor([self.one_of(row) if sum(row) > 0 else 0 for row in weights.tolist()])
 
 
@@ -167,7 +167,9 @@ def generation_distance(
     prompt = torch.tensor([[1, 0, 1, 1, 0]])
     rule = Diced(**vars(parsed.rule), dice=dice)
     with monkeypatch.context() as patch:
-        patch.setattr("eagle.decoding.decoding.chance", lambda *how: replace(chance(*how), choose=dice.choose))
+        patch.setattr(
+            "eagle.decoding.decoding.chance", lambda *how: replace(chance(*how), choices=lambda _: dice.choose)
+        )
         chosen = Speculation(model.offers[parsed.drafter].drafter, parsed.shape(shape), rule)
         decoding, law, rounds = None, {}, 0.0
         for _ in dice.runs():

@@ -82,7 +82,7 @@ def test_norm_switches_change_the_drafts_and_never_the_text(base: Path, tmp_path
     outputs = []
     for model in (plain, switched):
         head = model.ea_layer
-        hidden = head(torch.tensor([1, 2, 3, 4]), head.project(features), head.new_cache(8), slot=0, position=0)
+        hidden = head(torch.tensor([1, 2, 3, 4]), head.project(features), head.new_cache(8).view(4, slice(4)))
         outputs.append(torch.cat(head.predict(hidden), dim=-1))
     assert not torch.allclose(*outputs)
     assert (

@@ -105,8 +105,8 @@ def test_a_tree_is_scored_as_its_paths_are(pair: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("tree", ["deterministic", "hybrid"])
 def test_rounds_have_the_quantised_models_law(pair: tuple[Path, Path], tree: str) -> None:
     model = load_pair(*pair, dtype=torch.float32, quantize=INT8)
-    # Attention in float32 differs by the number of rows, and a rounding may then fall on the other side.
-    assert max(round_distances(model, tree, [RULES["tokenwise"], RULES["hsd"]], (1.0, 0.0, 3), 2)) < 2e-2
+    # As near as float32, but where attention, which differs with the number of rows, lets a rounding fall otherwise.
+    assert max(round_distances(model, tree, [RULES["tokenwise"], RULES["hsd"]], (1.0, 0.0, 3), 2)) < 5e-3
 
 
 def test_greedy_texts_are_the_baselines(pair: tuple[Path, Path]) -> None:

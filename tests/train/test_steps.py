@@ -33,11 +33,12 @@ def drafted(head: Eagle3Head, tokens: torch.Tensor, features: torch.Tensor, entr
     """Logits of a chain drafted from an entry, by the head's own forward over a cache."""
     cache = head.new_cache(entry + steps + 1)
     hidden = head.project(features[: entry + 1])
-    logits, hidden = head.predict(head(tokens[1 : entry + 2], hidden, cache, slot=0, position=0)[-1:])
+    first = cache.view(entry + 1, slice(entry + 1))
+    logits, hidden = head.predict(head(tokens[1 : entry + 2], hidden, first)[-1:])
     rows = [logits]
     for step in range(1, steps):
         place = entry + step
-        output = head(tokens[place + 1 : place + 2], hidden, cache, slot=place, position=place)
+        output = head(tokens[place + 1 : place + 2], hidden, cache.view(place + 1, slice(place, place + 1)))
         logits, hidden = head.predict(output)
         rows.append(logits)
     return torch.cat(rows)

@@ -112,7 +112,7 @@ def grown_hybrid(seed: int, shape: TreeShape) -> DraftTree:
         positive = weights + (weights.sum(-1, keepdim=True) == 0)
         return torch.multinomial(positive, 1, generator=source)[:, 0]
 
-    chance = Chance(lambda logits: (logits / 0.8).softmax(-1), choose)
+    chance = Chance(lambda logits: (logits / 0.8).softmax(-1), lambda _: choose)
     return grow(99, table.logits(()), table.expand, SAME + 10, shape, shape.levels(room=100), chance)
 
 

@@ -120,8 +120,8 @@ def worst_of(samples: int, count: int) -> dict[str, float]:
 def test_ranking_a_node_by_its_own_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     family = tree_module._family
 
-    def by_own_token(logits, parent_keys, shape, chance):
-        grown_family = family(logits, parent_keys, shape, chance)
+    def by_own_token(logits, parent_keys, *how):
+        grown_family = family(logits, parent_keys, *how)
         own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown_family.tokens)
         drawn = torch.arange(own.shape[1]) >= own.shape[1] - grown_family.samples
         drawn = drawn & (grown_family.keys > -torch.inf)

@@ -204,6 +204,13 @@ def test_greedy_follows_the_largest_entries() -> None:
     assert RULES["greedy"].expected_length(tree, logits) == 2
 
 
+@pytest.fixture(params=["at once", "in blocks"])
+def way_to_draw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, whatever the length of rows."""
+    monkeypatch.setattr("eagle.tree.drawing.AT_ONCE", 1 << 30 if request.param == "at once" else 0)
+
+
+@pytest.mark.usefixtures("way_to_draw")
 @pytest.mark.parametrize("uniform", [0.0, 0.3, 1 - 2**-53])
 def test_draw_never_returns_an_impossible_token(uniform: float) -> None:
     weights = torch.tensor([0.0, 0.2, 0.0, 0.1, 0.0])
@@ -215,6 +222,7 @@ def test_draw_never_returns_an_impossible_token(uniform: float) -> None:
     assert draw_rows(torch.zeros(1, 4), torch.tensor([uniform], dtype=torch.float64)).tolist() == [3]
 
 
+@pytest.mark.usefixtures("way_to_draw")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", [1, 4, 63, 64, 65, 1000])
 def test_rows_are_drawn_in_proportion_to_their_weights(width: int, dtype: torch.dtype) -> None:
@@ -231,6 +239,7 @@ def test_rows_are_drawn_in_proportion_to_their_weights(width: int, dtype: torch.
         assert [int(draw(row, float(point))) for point in points[:50]] == drawn[:50].tolist()
 
 
+@pytest.mark.usefixtures("way_to_draw")
 def test_draws_from_narrow_laws_follow_them_to_the_last_digits() -> None:
     law = (2 * torch.randn(1, 2048, generator=torch.Generator().manual_seed(0))).softmax(-1)
     # For each column the least point that draws it or a later one, by bisection: what is drawn grows with the point.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from eagle.devices import sent
 from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.eagle3.checkpoint import load_head
-from eagle.drafters.eagle3.head import Eagle3Head, HeadCache
+from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
 from eagle.drafters.eagle3.int8 import with_int8_weights
 from eagle.target.int8 import prepare_weights
 from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores, Target
@@ -19,6 +21,18 @@ from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.growth import grow
 from eagle.tree.shape import TreeShape
+
+
+class Steps(Protocol):
+    """What a round asks of a head, compiled or not; see ``Eagle3Head``."""
+
+    def behind(self, features: Tensor, tokens: Tensor, view: HeadView) -> tuple[Tensor, Tensor]:
+        """See ``Eagle3Head.behind``."""
+
+    def level(
+        self, drafted: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Eagle3Head.level``."""
 
 
 class HeadDrafter(Drafter):
@@ -32,6 +46,7 @@ class HeadDrafter(Drafter):
 
     def __init__(self, head: Eagle3Head) -> None:
         self.head = head
+        self.steps: Steps = head
         self.support = head.to_target(torch.arange(head.config.draft_vocab_size, device=head.norm.weight.device))
         self._spare: HeadCache | None = None
 
@@ -108,8 +123,9 @@ class HeadDrafting(Drafting):
         following = torch.tensor(self.tokens[-len(features) :])
         support = self.drafter.support
         texts = LevelTexts(self.written, support, len(self.head.embedding))
-        level = _Level(self.head, self.cache, self._commit(features, following), texts)
-        return grow(root, level.root_logits, level.expand, support, shape, levels, chance)
+        logits, hidden = self._commit(features, following)
+        level = _Level(self.drafter.steps, self.cache, hidden, texts)
+        return grow(root, texts(logits)[0], level.expand, support, shape, levels, chance)
 
     def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
         """See ``Drafting.learn``."""
@@ -125,26 +141,31 @@ class HeadDrafting(Drafting):
         """See ``Drafting.end``."""
         self.drafter.recycle(self.cache)
 
-    def _commit(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Run the head over committed tokens, in pieces as the target reads a prompt; (1, H), the last output.
+    def _commit(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the head over committed tokens, a prompt in pieces as the target reads it; what ``predict`` says of the
+        last.
 
         Args:
             features: (n, k * target H) of n tokens that the cache has not seen yet, in order.
             tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
         """
-        device, length = self.head.norm.weight.device, len(tokens)
-        # The few lengths of a round need no filling up, and the filling is overwritten by what comes next.
-        filled = -(-length // PREFILL_STEP) * PREFILL_STEP if length > PREFILL_STEP else length
-        features = functional.pad(features.to(device), (0, 0, 0, filled - length))
-        tokens = functional.pad(tokens.to(device), (0, filled - length))
-        first = self.cache.committed
+        length, first = len(tokens), self.cache.committed
+        self.cache.committed += length
+        features, tokens = features.to(self.head.norm.weight.device), sent(tokens, self.head.norm.weight.device)
+        if length <= PREFILL_STEP:
+            end = first + length
+            return self.drafter.steps.behind(features, tokens, self.cache.view(end, slice(first, end)))
+        # Filled up, and the filling is overwritten by what comes next.
+        filled = -(-length // PREFILL_STEP) * PREFILL_STEP
+        features = functional.pad(features, (0, 0, 0, filled - length))
+        tokens = functional.pad(tokens, (0, filled - length))
         for start in range(0, length, PREFILL_CHUNK):
             piece = slice(start, start + PREFILL_CHUNK)
             hidden = self.head.project(features[piece])
-            output = self.head(tokens[piece], hidden, self.cache, slot=first + start, position=first + start)
+            places = slice(first + start, first + start + len(hidden))
+            output = self.head(tokens[piece], hidden, self.cache.view(places.stop, places))
             last = output[min(length - start, len(output)) - 1]
-        self.cache.committed += length
-        return last[None]
+        return self.head.predict(last[None])
 
 
 def _needed(scores: Scores) -> Tensor:
@@ -156,31 +177,17 @@ def _needed(scores: Scores) -> Tensor:
 class _Level:
     """The level of a tree that the head ran on last; its keys and values lie behind the committed ones."""
 
-    def __init__(self, head: Eagle3Head, cache: HeadCache, output: Tensor, texts: LevelTexts) -> None:
-        self.head, self.cache, self.texts = head, cache, texts
-        logits, self.hidden = head.predict(output)
-        self.root_logits = texts(logits)[0]
-        self.slot = self.position = cache.committed
+    def __init__(self, steps: Steps, cache: HeadCache, hidden: Tensor, texts: LevelTexts) -> None:
+        self.steps, self.cache, self.hidden, self.texts = steps, cache, hidden, texts
+        self.end = self.position = cache.committed
         # What each node of the level sees among the tree's slots; the root's own entry is a committed one.
-        self.seen = torch.zeros(1, 0, dtype=torch.bool, device=output.device)
+        self.seen = torch.zeros(1, 0, dtype=torch.bool, device=hidden.device)
 
-    def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """Run the head on the children ``tokens`` (draft ids) of ``parents`` (indices into the level before)."""
-        n = len(tokens)
-        target_tokens = self.head.to_target(tokens)
-        self.texts.descend(target_tokens, parents)
-        itself = torch.eye(n, dtype=torch.bool, device=tokens.device)
-        self.seen = torch.cat([self.seen[parents], itself], dim=1)
-        committed = itself.new_ones(n, self.cache.committed)
-        output = self.head(
-            target_tokens,
-            self.hidden[parents],
-            self.cache,
-            self.slot,
-            self.position,
-            seen=torch.cat([committed, self.seen], dim=1),
-        )
-        logits, self.hidden = self.head.predict(output)
-        self.slot += n
+    def expand(self, drafted: Tensor, parents: Tensor) -> Tensor:
+        """Run the head on the children ``drafted`` (draft ids) of ``parents`` (indices into the level before)."""
+        self.texts.descend(drafted, parents)
+        self.end += len(drafted)
+        view = self.cache.view(self.end, slice(self.position, self.position + 1))
+        logits, self.hidden, self.seen = self.steps.level(drafted, parents, self.hidden, self.seen, view)
         self.position += 1
         return self.texts(logits)

@@ -7,6 +7,7 @@ Source: EAGLE-3 (Li et al. 2025, section 3), with the switches of the speculator
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,13 +58,45 @@ class HeadCache:
     """
 
     def __init__(self, config: LlamaConfig, capacity: int, like: Tensor) -> None:
-        shape = (config.num_key_value_heads, capacity, config.head_dim)
-        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        # Positions first in memory, so that how far apart entries lie does not depend on the capacity: what is compiled
+        # would be for one capacity only.
+        shape = (1, capacity, config.num_key_value_heads, config.head_dim)
+        self.keys, self.values = (like.new_empty(shape).transpose(1, 2) for _ in range(2))
         self.capacity = capacity
         self.committed = 0
         rotary = LlamaRotaryEmbedding(config).to(like.device)
         positions = torch.arange(capacity, device=like.device)[None]
         self.cos, self.sin = (table[0] for table in rotary(like, positions))
+
+    def view(self, end: int, positions: slice) -> HeadView:
+        """What a step sees whose inputs take the last places in front of ``end``, at these positions."""
+        return HeadView(self.keys[:, :, :end], self.values[:, :, :end], self.cos[positions], self.sin[positions])
+
+
+class HeadView(NamedTuple):
+    """What one step of n inputs sees of a cache.
+
+    Attributes:
+        keys: (1, heads, m, head_dim); the n inputs' own go to the last places.
+        values: likewise.
+        cos: (n or 1, head_dim), of the inputs' positions.
+        sin: likewise.
+    """
+
+    keys: Tensor
+    values: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def write(self, keys: Tensor, values: Tensor) -> None:
+        """Put (1, heads, n, head_dim) states where they belong."""
+        first = self.keys.shape[2] - keys.shape[2]
+        if torch.compiler.is_compiling():
+            slots = torch.arange(first, self.keys.shape[2], device=keys.device)
+            torch.ops.eagle.write_slots(self.keys, self.values, slots, keys, values)
+        else:
+            self.keys[:, :, first:] = keys
+            self.values[:, :, first:] = values
 
 
 class Attention(nn.Module):
@@ -82,22 +115,18 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(wide, self.kv_heads * self.head_dim, bias="v_proj" in biases)
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias="o_proj" in biases)
 
-    def forward(self, x: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, view: HeadView, seen: Tensor | None) -> Tensor:
         """See ``Eagle3Head.forward``."""
-        n = x.shape[0]
-        # Consecutive tokens have consecutive positions, the nodes of one level of a tree share theirs.
-        positions = slice(position, position + n) if seen is None else slice(position, position + 1)
-        cos, sin = cache.cos[positions], cache.sin[positions]
-        q = rotate(self.q_proj(x).view(n, self.heads, self.head_dim).transpose(0, 1), cos, sin)
-        k = rotate(self.k_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1), cos, sin)
-        cache.keys[:, slot : slot + n] = k
-        cache.values[:, slot : slot + n] = self.v_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1)
-        keys, values = cache.keys[None, :, : slot + n], cache.values[None, :, : slot + n]
+        n, slot = x.shape[0], view.keys.shape[2] - x.shape[0]
+        q = rotate(self.q_proj(x).view(n, self.heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
+        k = rotate(self.k_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
+        view.write(k[None], self.v_proj(x).view(1, n, self.kv_heads, self.head_dim).transpose(1, 2))
+        keys, values = view.keys, view.values
         if seen is None and n > 1 and slot == 0:
             mixed = F.scaled_dot_product_attention(q[None], keys, values, is_causal=True, enable_gqa=True)
         else:
             if seen is None and n > 1:
-                seen = torch.ones(n, slot + n, dtype=torch.bool, device=x.device).tril_(slot)
+                seen = torch.ones(n, slot + n, dtype=torch.bool, device=x.device).tril(slot)
             # The query heads that share a key-value head become rows of one attention, which spares repeating keys.
             groups = self.heads // self.kv_heads
             grouped = q.reshape(1, self.kv_heads, groups * n, self.head_dim)
@@ -140,12 +169,10 @@ class MidLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(size, eps=eps)
         self.mlp = MLP(config.layer, config.biases)
 
-    def forward(
-        self, embeddings: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None
-    ) -> Tensor:
+    def forward(self, embeddings: Tensor, hidden: Tensor, view: HeadView, seen: Tensor | None) -> Tensor:
         """See ``Eagle3Head.forward``."""
         x, residual = self.attention_input(embeddings, hidden)
-        return self.after_attention(residual + self.self_attn(x, cache, slot, position, seen))
+        return self.after_attention(residual + self.self_attn(x, view, seen))
 
     def attention_input(self, embeddings: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(n, H) embeddings and hidden states -> (n, 2H) what attention reads, (n, H) what its output is added to."""
@@ -200,25 +227,51 @@ class Eagle3Head(nn.Module):
             features = torch.cat([norm(chunk) for norm, chunk in zip(self.fc_norm, chunks, strict=True)], dim=-1)
         return self.fc(features)
 
-    def forward(
-        self, tokens: Tensor, hidden: Tensor, cache: HeadCache, slot: int, position: int, seen: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, hidden: Tensor, view: HeadView, seen: Tensor | None = None) -> Tensor:
         """One step of the layer; writes the keys and values of its n inputs.
 
         Args:
             tokens: (n,) int64 target ids, each the token after the one its hidden state belongs to.
             hidden: (n, H), projected features or the outputs of the step before.
-            cache: keys and values of the layer.
-            slot: cache position of the first input; everything before it is visible to ``seen``.
-            position: RoPE position of the first input.
-            seen: (n, slot + n) bool, what each input attends to, all n at the same position; None: consecutive tokens,
-                each attending to all before it and to itself.
+            view: keys and values of the layer, the last n of m to be written.
+            seen: (n, m) bool, what each input attends to; None: consecutive tokens, each attending to all before it and
+                to itself.
 
         Returns:
             (n, H) outputs before the final norm.
         """
-        embeddings = F.embedding(tokens, self.embedding)
-        return self.midlayer(embeddings, hidden, cache, slot, position, seen)
+        return self.midlayer(F.embedding(tokens, self.embedding), hidden, view, seen)
+
+    def behind(self, features: Tensor, tokens: Tensor, view: HeadView) -> tuple[Tensor, Tensor]:
+        """Commit n tokens; what ``predict`` says of the last.
+
+        Args:
+            features: (n, k * target H), of the tokens before each of them.
+            tokens: (n,) int64 target ids.
+            view: see ``forward``.
+        """
+        return self.predict(self(tokens, self.project(features), view)[-1:])
+
+    def level(
+        self, drafted: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One level of a tree, whose nodes are at the same position.
+
+        Args:
+            drafted: (n,) int64 draft ids.
+            parents: (n,) int64, the place of each one's parent in the level before.
+            hidden: (m, H) hidden states of that level, see ``predict``.
+            seen: (m, t) bool, what that level sees of the t nodes of the tree that were run on.
+            view: see ``forward``; in front of the tree's t + n places are committed ones.
+
+        Returns:
+            (n, draft vocabulary) logits, (n, H) hidden states, and (n, t + n) what this level sees.
+        """
+        itself = torch.eye(len(drafted), dtype=torch.bool, device=drafted.device)
+        seen = torch.cat([seen[parents], itself], dim=1)
+        committed = itself.new_ones(len(drafted), view.keys.shape[2] - seen.shape[1])
+        output = self(self.to_target(drafted), hidden[parents], view, torch.cat([committed, seen], dim=1))
+        return *self.predict(output), seen
 
     def predict(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """(n, H) outputs -> (n, draft vocabulary) logits, and (n, H) hidden states for the next step."""

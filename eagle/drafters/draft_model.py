@@ -17,6 +17,7 @@ from eagle import assets
 from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.vocabulary import SharedVocabulary, shared_vocabulary
 from eagle.target.base import load_tokenizer
+from eagle.target.compiling import compile_target
 from eagle.target.kv_cache import TreeCache
 from eagle.target.loading import load_target
 from eagle.target.packed import parameter_count
@@ -40,6 +41,10 @@ class DraftModelDrafter(Drafter):
 
     def __init__(self, model: Target, vocabulary: SharedVocabulary) -> None:
         self.model, self.vocabulary = model, vocabulary
+
+    def compile(self) -> None:
+        """See ``Drafter.compile``."""
+        compile_target(self.model)
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> DraftModelDrafting:
         """See ``Drafter.begin``."""

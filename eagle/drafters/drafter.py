@@ -95,6 +95,10 @@ class Drafter(ABC):
     reads: ClassVar[Reads]
     knows_every_prefix: ClassVar[bool] = False
 
+    def compile(self) -> None:
+        """Run what it computes with compiled from now on, where this machine can; nothing to most drafters."""
+        return
+
     @abstractmethod
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> Drafting:
         """A text begins.

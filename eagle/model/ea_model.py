@@ -26,7 +26,7 @@ from eagle.decoding.speculation import (
     speculation,
 )
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
-from eagle.drafters.draft_model import DraftModelDrafter, load_draft_model
+from eagle.drafters.draft_model import load_draft_model
 from eagle.drafters.drafter import Drafter
 from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
 from eagle.errors import InputError
@@ -153,11 +153,10 @@ class EaModel:
         return model
 
     def compile(self) -> None:
-        """Compile the layers of the base model and of a draft model, if that was not done and can be."""
+        """Compile the layers of the base model and what drafts for it, if that was not done and can be."""
         compile_target(self.target)
         for offer in self.offers.values():
-            if isinstance(offer.drafter, DraftModelDrafter):
-                compile_target(offer.drafter.model)
+            offer.drafter.compile()
 
     def expect(self, new_tokens: int) -> None:
         """So many tokens at most will be asked for, of all texts: with ``compile="auto"``, compile if that pays."""

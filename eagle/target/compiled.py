@@ -34,8 +34,8 @@ class CompiledLayers:
         # The wrapper of transformers around ``forward`` is for training.
         structures = [_structure(layer) for layer in layers]
         one_of = dict(zip(structures, layers, strict=True))
-        compiled = {structure: _compiled(inspect.unwrap(type(layer).forward)) for structure, layer in one_of.items()}
-        self._functions = [compiled[structure] for structure in structures]
+        functions = {structure: compiled(inspect.unwrap(type(layer).forward)) for structure, layer in one_of.items()}
+        self._functions = [functions[structure] for structure in structures]
         self._varying: tuple[int, ...] = ()
 
     @contextmanager
@@ -76,11 +76,13 @@ class CompiledLayers:
         **kwargs: Any,
     ) -> Any:
         if self._varying:
-            _mark((view.keys, view.values, view.slots, args, tuple(kwargs.values())), self._varying)
+            mark_varying((view.keys, view.values, view.slots, args, tuple(kwargs.values())), self._varying)
         return function(layer, *args, past_key_values=view, **kwargs)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function, to be compiled for the kinds and sizes of tensors that it is called with; beside tensors it must be
+    called with the same things, or with others of the same structure, always: nobody looks."""
     # What a layer is made of does not change; looking at all of it again would take longer than what is saved.
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
     return torch.compile(function, fullgraph=True, isolate_recompiles=True, options=options)  # type: ignore[call-overload]
@@ -96,7 +98,7 @@ def _settings(module: nn.Module) -> dict[str, object]:
     return {key: value for key, value in vars(module).items() if key != "layer_idx" and isinstance(value, kinds)}
 
 
-def _mark(found: object, sizes: tuple[int, ...]) -> None:
+def mark_varying(found: object, sizes: tuple[int, ...]) -> None:
     """Tell the compiler which sizes of tensors, in tuples however deep, will vary."""
     if isinstance(found, Tensor):
         for dim, size in enumerate(found.shape):
@@ -104,7 +106,7 @@ def _mark(found: object, sizes: tuple[int, ...]) -> None:
                 torch._dynamo.maybe_mark_dynamic(found, dim)
     elif isinstance(found, tuple):
         for each in found:
-            _mark(each, sizes)
+            mark_varying(each, sizes)
 
 
 def decoder_layers(model: PreTrainedModel, count: int) -> list[nn.Module]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +21,8 @@ AUTO, ON, OFF = COMPILE = ("auto", "on", "off")
 # A prompt, a tree and a view of sizes that nothing in a model has by itself.
 PROMPT, NODES = 5, 13
 
+Compiled = TypeVar("Compiled")
+
 
 def compile_target(target: Target) -> None:
     """Run the decoder layers of a target compiled from now on, where this machine can; else say why not.
@@ -28,19 +32,38 @@ def compile_target(target: Target) -> None:
     Args:
         target: any; one that is compiled stays as it is.
     """
-    if target.compiled is not None:
-        return
-    assets.say(f"compiling {type(target.model).__name__} ({target.dtype}, {target.device.type}) ...")
+    if target.compiled is None:
+        what = f"{type(target.model).__name__} ({target.dtype}, {target.device.type})"
+        target.compiled = built_or_said(what, lambda: _compiled_layers(target))
+
+
+def built_or_said(what: str, build: Callable[[], Compiled]) -> Compiled | None:
+    """What was built by compiling; None where that failed, with a line on standard error that says why.
+
+    Args:
+        what: is compiled, for people.
+        build: compiles all of it.
+    """
+    assets.say(f"compiling {what} ...")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(assets.cache_dir() / "compiled"))
     try:
-        _install_hooks(target)
-        target.compiled = CompiledLayers(decoder_layers(target.model, len(target.windows)))
-        _compile(target, target.compiled)
-        refuse_wrong_scores(target)
+        return build()
     except Exception as error:  # of many types: no compiler, a layer it cannot read, a device it has no kernels for
-        target.compiled = None
         why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
         assets.say(f"it goes on uncompiled: {why}")
+        return None
+
+
+def _compiled_layers(target: Target) -> CompiledLayers:
+    _install_hooks(target)
+    layers = target.compiled = CompiledLayers(decoder_layers(target.model, len(target.windows)))
+    try:
+        _compile(target, layers)
+        refuse_wrong_scores(target)
+    except Exception:
+        target.compiled = None
+        raise
+    return layers
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
 
+from eagle.drafters.eagle3.compiled import CompiledHead
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.target import compiling
@@ -32,6 +33,7 @@ needs_a_compiler = pytest.mark.skipif(not compiles(), reason="no C++ compiler, o
 def compiled(pair: tuple[Path, Path]) -> EaModel:
     model = load_pair(*pair, dtype=torch.float32, compile="on")
     assert model.target.compiled is not None
+    assert isinstance(model.drafter.steps, CompiledHead)
     return model
 
 
@@ -86,12 +88,13 @@ def test_auto_compiles_on_a_cpu_when_there_is_enough_to_do(
 ) -> None:
     asked: list[object] = []
     monkeypatch.setattr("eagle.model.ea_model.compile_target", asked.append)
+    monkeypatch.setattr("eagle.drafters.eagle3.drafter.HeadDrafter.compile", lambda drafter: asked.append(drafter))
     model = load_pair(*pair)
     model.eagenerate(PROMPT, max_new_tokens=5)
     model.expect(100)
     assert not asked
     model.expect(1_000_000)
-    assert asked == [model.target]
+    assert asked == [model.target, model.drafter]
     asked.clear()
     load_pair(*pair, compile="off").expect(1_000_000)
     assert not asked
@@ -104,11 +107,13 @@ def test_without_a_compiler_it_goes_on(
         raise RuntimeError("No working C++ compiler found\nand more")
 
     monkeypatch.setattr(compiling, "_compile", none)
+    monkeypatch.setattr(CompiledHead, "_warm_up", none)
     model = load_pair(*pair, compile="on")
     assert model.target.compiled is None
     assert model.eagenerate(PROMPT, max_new_tokens=5).shape == (1, 10)
     said = capsys.readouterr().err.splitlines()
-    assert said[-1] == "it goes on uncompiled: RuntimeError: No working C++ compiler found"
+    assert said.count("it goes on uncompiled: RuntimeError: No working C++ compiler found") == 2
+    assert model.drafter.steps is model.ea_layer
 
 
 def test_another_word_is_refused(pair: tuple[Path, Path]) -> None:

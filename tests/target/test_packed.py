@@ -82,7 +82,6 @@ def test_texts_are_the_stock_models(tmp_path: Path) -> None:
     base, head = make_pair(tmp_path)
     model = load_pair(base, head, dtype=torch.float32)
     assert isinstance(model.base_model.model.layers[0].mlp.up_proj, PackedLinear)
-    assert isinstance(model.ea_layer.midlayer.mlp.up_proj, PackedLinear)
     stock = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     expected = stock.generate(PROMPT, max_new_tokens=40, do_sample=False)
     for hsd in (False, True):

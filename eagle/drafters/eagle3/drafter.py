@@ -12,9 +12,10 @@ from torch.nn import functional
 from eagle.devices import sent
 from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.eagle3.checkpoint import load_head
+from eagle.drafters.eagle3.compiled import CompiledHead
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
-from eagle.drafters.eagle3.int8 import with_int8_weights
-from eagle.target.int8 import prepare_weights
+from eagle.drafters.eagle3.int8 import prepare_for_drafting
+from eagle.target.compiling import built_or_said
 from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
@@ -63,6 +64,12 @@ class HeadDrafter(Drafter):
         cache.committed = 0
         return cache
 
+    def compile(self) -> None:
+        """See ``Drafter.compile``."""
+        if self.steps is self.head:
+            steps = built_or_said("the draft head", lambda: CompiledHead(self.head))
+            self.steps = self.head if steps is None else steps
+
     def recycle(self, cache: HeadCache) -> None:
         """Take a cache that is not used any more."""
         self._spare = cache
@@ -80,9 +87,7 @@ def load_head_drafter(path_or_id: str, target: Target, quantize: str | None = No
         InputError: see ``load_head``.
     """
     head = load_head(path_or_id, target)
-    if quantize is None:
-        with_int8_weights(head)
-    prepare_weights(head, quantize)
+    prepare_for_drafting(head, quantize)
     return HeadDrafter(head)
 
 
@@ -180,8 +185,8 @@ class _Level:
     def __init__(self, steps: Steps, cache: HeadCache, hidden: Tensor, texts: LevelTexts) -> None:
         self.steps, self.cache, self.hidden, self.texts = steps, cache, hidden, texts
         self.end = self.position = cache.committed
-        # What each node of the level sees among the tree's slots; the root's own entry is a committed one.
-        self.seen = torch.zeros(1, 0, dtype=torch.bool, device=hidden.device)
+        # What each node of the level sees of the cache; the root's own entry is a committed one.
+        self.seen = torch.ones(1, cache.committed, dtype=torch.bool, device=hidden.device)
 
     def expand(self, drafted: Tensor, parents: Tensor) -> Tensor:
         """Run the head on the children ``drafted`` (draft ids) of ``parents`` (indices into the level before)."""

@@ -261,17 +261,15 @@ class Eagle3Head(nn.Module):
             drafted: (n,) int64 draft ids.
             parents: (n,) int64, the place of each one's parent in the level before.
             hidden: (m, H) hidden states of that level, see ``predict``.
-            seen: (m, t) bool, what that level sees of the t nodes of the tree that were run on.
-            view: see ``forward``; in front of the tree's t + n places are committed ones.
+            seen: (m, s) bool, what that level sees of the s places before.
+            view: see ``forward``; of s + n places.
 
         Returns:
-            (n, draft vocabulary) logits, (n, H) hidden states, and (n, t + n) what this level sees.
+            (n, draft vocabulary) logits, (n, H) hidden states, and (n, s + n) what this level sees.
         """
         itself = torch.eye(len(drafted), dtype=torch.bool, device=drafted.device)
         seen = torch.cat([seen[parents], itself], dim=1)
-        committed = itself.new_ones(len(drafted), view.keys.shape[2] - seen.shape[1])
-        output = self(self.to_target(drafted), hidden[parents], view, torch.cat([committed, seen], dim=1))
-        return *self.predict(output), seen
+        return *self.predict(self(self.to_target(drafted), hidden[parents], view, seen)), seen
 
     def predict(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """(n, H) outputs -> (n, draft vocabulary) logits, and (n, H) hidden states for the next step."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eagle.target.int8 import ENGINE, INT8, prepare_weights
+
 MOST_ROWS = 8
 # The kernel reads whole vectors of a row of the weight, beyond its end where the row is not a multiple of them.
 MULTIPLE = 64
@@ -42,6 +44,30 @@ class Int8WeightLinear(nn.Module):
             return F.linear(x, self.weight)
         # The one kernel of torch for bfloat16 rows and 8-bit weights; torchao's wrapper of it costs what it saves here.
         return torch._weight_int8pack_mm(x, self.codes, self.scales)
+
+
+def prepare_for_drafting(head: nn.Module, quantize: str | None) -> None:
+    """Put the weights of a head into the form in which drafting multiplies by them.
+
+    On a CPU these are 8-bit ones where there are kernels for it, whether or not the target is quantised.
+
+    Args:
+        head: as loaded.
+        quantize: as the target, see ``eagle.target.int8``.
+
+    Raises:
+        InputError: a head that cannot be quantised, though the target is.
+    """
+    on_cpu = next(head.parameters()).device.type == "cpu"
+    if quantize is not None or (on_cpu and ENGINE in torch.backends.quantized.supported_engines and _float32(head)):
+        prepare_weights(head, INT8)
+    else:
+        with_int8_weights(head)
+        prepare_weights(head, None)
+
+
+def _float32(module: nn.Module) -> bool:
+    return all(parameter.dtype == torch.float32 for parameter in module.parameters())
 
 
 def with_int8_weights(module: nn.Module) -> None:

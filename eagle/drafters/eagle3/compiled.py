@@ -1,0 +1,67 @@
+"""The head's part of a round, compiled: what commits the tokens of a round, and what runs a level of a tree.
+
+Each is one function for every number of tokens or nodes behind a text of every length. The compiler makes something
+else of a single row, so committing one token is a function of its own, and levels of one node, which only chains have,
+are not compiled.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from eagle.drafters.eagle3.head import Eagle3Head, HeadView
+from eagle.target.compiled import compiled, mark_varying
+
+# A text, the level above, and a level: sizes that nothing in a head has by itself.
+TEXT, ABOVE, LEVEL = 131, 17, 13
+
+
+class CompiledHead:
+    """``Eagle3Head.behind`` and ``Eagle3Head.level``, compiled at once.
+
+    Args:
+        head: the draft head, in evaluation mode.
+    """
+
+    def __init__(self, head: Eagle3Head) -> None:
+        self._head = head
+        self._behind = compiled(Eagle3Head.behind)
+        self._level = compiled(Eagle3Head.level)
+        self._warm_up()
+
+    def behind(self, features: Tensor, tokens: Tensor, view: HeadView) -> tuple[Tensor, Tensor]:
+        """See ``Eagle3Head.behind``."""
+        found: tuple[Tensor, Tensor] = self._behind(self._head, features, tokens, view)
+        return found
+
+    def level(
+        self, drafted: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Eagle3Head.level``."""
+        if len(drafted) == 1:
+            return self._head.level(drafted, parents, hidden, seen, view)
+        if len(hidden) == 1:
+            # The root's row, which is above all of them, twice.
+            hidden, seen = hidden.repeat(2, 1), seen.repeat(2, 1)
+        found: tuple[Tensor, Tensor, Tensor] = self._level(self._head, drafted, parents, hidden, seen, view)
+        return found
+
+    @torch.inference_mode()
+    def _warm_up(self) -> None:
+        """Run on made-up input, with sizes marked that will vary."""
+        head = self._head
+        cache = head.new_cache(TEXT + LEVEL)
+        like = head.norm.weight
+        for count in (1, LEVEL):
+            features = like.new_zeros(count, head.fc.in_features)
+            tokens = torch.zeros(count, dtype=torch.int64, device=like.device)
+            view = cache.view(TEXT, slice(TEXT - count, TEXT))
+            mark_varying((features, tokens, tuple(view)), (TEXT, LEVEL))
+            self.behind(features, tokens, view)
+        drafted, parents = torch.zeros(2, LEVEL, dtype=torch.int64, device=like.device)
+        hidden = like.new_zeros(ABOVE, head.config.layer.hidden_size)
+        seen = torch.ones(ABOVE, TEXT, dtype=torch.bool, device=like.device)
+        view = cache.view(TEXT + LEVEL, slice(TEXT, TEXT + 1))
+        mark_varying((drafted, parents, hidden, seen, tuple(view)), (TEXT, TEXT + LEVEL, ABOVE, LEVEL))
+        self.level(drafted, parents, hidden, seen, view)

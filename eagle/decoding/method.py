@@ -8,7 +8,7 @@ from eagle.errors import InputError
 from eagle.tree.shape import CHAIN, DETERMINISTIC, HYBRID, PATHS, TREES, Sampling, TreeShape
 from eagle.verification import RULES, Rule
 
-DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2)
+DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2, early=0.05, early_nodes=12)
 DEFAULT_PATHS = 11
 EAGLE3, HSD = "eagle3", "hsd"
 HEAD, DRAFT_MODEL = DRAFTERS = ("eagle3", "draft")

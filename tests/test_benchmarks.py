@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import acceptance, forward, gpu, launches
+from benchmarks import acceptance, forms, forward, gpu, launches
 from eagle.decoding.method import Method
 from eagle.model.ea_model import EaModel
+from eagle.model.loading import ModelChoice
+from eagle.target.int8 import ENGINE
 from eagle.tree.shape import HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
 from tests.tiny import compiles
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
+
+
+def has_int8() -> bool:
+    return ENGINE in torch.backends.quantized.supported_engines
 
 
 def test_launches_are_counted_by_stage_and_views_are_not() -> None:
@@ -70,12 +76,29 @@ def test_the_gpu_table_can_be_tried_on_a_cpu(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
-def test_a_forward_is_measured_as_loaded_packed_and_compiled(
-    llama_pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_forward_is_measured_in_every_form(llama_pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--base-model-path", str(llama_pair[0]), "--nodes", "1", "5", "--context", "20", "--repeats", "2"]
     assert forward.main(few) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    for kind in forward.KINDS:
+    forms = [form for form, (quantize, _) in forward.FORMS.items() if quantize is None or has_int8()]
+    for kind in (forward.LOADED, *forms):
         assert all(f"{kind} " in line for line in lines[1:])
+
+
+@pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
+def test_methods_are_compared_within_their_form_and_forms_with_the_eager_one(llama_pair: tuple[Path, Path]) -> None:
+    choice = ModelChoice(str(llama_pair[0]), str(llama_pair[1]), dtype="float32", device="cpu")
+    models = forms.loaded(choice, ["eager", "compiled"])
+    found = forms.rows(models, [PROMPT, PROMPT[:, :3]], 1.0, 8)
+    shown = {row[1:3]: [bool(cell) for cell in row[5:]] for row in found}
+    assert shown == {
+        ("eager", "autoregressive"): [False, False, False],
+        ("eager", "EAGLE-3"): [True, False, False],
+        ("eager", "HSD"): [True, True, False],
+        ("compiled", "autoregressive"): [False, False, True],
+        ("compiled", "EAGLE-3"): [True, False, True],
+        ("compiled", "HSD"): [True, True, True],
+    }
+    # At 0 HSD is EAGLE-3.
+    assert [row[2] for row in forms.rows(models, [PROMPT], 0.0, 4)] == 2 * ["autoregressive", "EAGLE-3"]

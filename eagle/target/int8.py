@@ -2,8 +2,8 @@
 
 The products are FBGEMM's, of integers and therefore exact. Activations are rounded row by row, so what one token gives
 does not depend on the other nodes of its tree; with one scale for all rows, which is usual, nothing would be lossless.
-A quantised model is another model than the one it was made of: ``python -m eagle.evaluation.distance`` says how far
-from it.
+A quantised model is another model than the one it was made of: ``python -m eagle.evaluation.audit.distance`` says how
+far from it.
 """
 
 from __future__ import annotations

@@ -86,6 +86,22 @@ def test_maps_of_a_whole_vocabulary_that_say_nothing_are_not_read(
     assert drafts(base, write_files(tmp_path / "mapped", config | said, state)) == expected
 
 
+@pytest.mark.parametrize("biases", [(), ("q_proj", "up_proj"), PROJECTIONS])
+def test_joined_products_are_the_same(biases: tuple[str, ...], base: Path, target: Target, tmp_path: Path) -> None:
+    config, state = head_files(base)
+    for name in biases:
+        block = "self_attn" if name[0] in "qkvo" else "mlp"
+        rows = len(state[f"midlayer.{block}.{name}.weight"])
+        state[f"midlayer.{block}.{name}.bias"] = torch.randn(rows, dtype=torch.float64)
+    head = load_head(str(write_files(tmp_path / "head", config, state)), target)
+    torch.manual_seed(0)
+    tokens, features = torch.tensor([1, 2, 3]), torch.randn(3, head.fc.in_features, dtype=torch.float64)
+    expected = head.behind(features, tokens, head.new_cache(8).view(3, slice(3)))
+    head.join()
+    assert not hasattr(head.midlayer.self_attn, "q_proj")
+    torch.testing.assert_close(head.behind(features, tokens, head.new_cache(8).view(3, slice(3))), expected)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("said", [False, True])
 @pytest.mark.parametrize("biases", [(), PROJECTIONS[:3], ("o_proj",), ("q_proj", "up_proj"), PROJECTIONS])

@@ -6,6 +6,7 @@ Source: EAGLE-3 (Li et al. 2025, section 3), with the switches of the speculator
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,17 +111,31 @@ class Attention(nn.Module):
             config.head_dim,
         )
         wide = 2 * config.hidden_size
+        self.qkv_proj: nn.Linear | None = None
         self.q_proj = nn.Linear(wide, self.heads * self.head_dim, bias="q_proj" in biases)
         self.k_proj = nn.Linear(wide, self.kv_heads * self.head_dim, bias="k_proj" in biases)
         self.v_proj = nn.Linear(wide, self.kv_heads * self.head_dim, bias="v_proj" in biases)
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias="o_proj" in biases)
 
+    def join(self) -> None:
+        """See ``Eagle3Head.join``."""
+        if self.qkv_proj is None:
+            self.qkv_proj = joined([self.q_proj, self.k_proj, self.v_proj])
+            del self.q_proj, self.k_proj, self.v_proj
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.qkv_proj is None:
+            return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        narrow = self.kv_heads * self.head_dim
+        return self.qkv_proj(x).split([self.heads * self.head_dim, narrow, narrow], dim=-1)
+
     def forward(self, x: Tensor, view: HeadView, seen: Tensor | None) -> Tensor:
         """See ``Eagle3Head.forward``."""
         n, slot = x.shape[0], view.keys.shape[2] - x.shape[0]
-        q = rotate(self.q_proj(x).view(n, self.heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
-        k = rotate(self.k_proj(x).view(n, self.kv_heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
-        view.write(k[None], self.v_proj(x).view(1, n, self.kv_heads, self.head_dim).transpose(1, 2))
+        queries, keys, values = self._queries_keys_values(x)
+        q = rotate(queries.view(n, self.heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
+        k = rotate(keys.view(n, self.kv_heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
+        view.write(k[None], values.view(1, n, self.kv_heads, self.head_dim).transpose(1, 2))
         keys, values = view.keys, view.values
         if seen is None and n > 1 and slot == 0:
             mixed = F.scaled_dot_product_attention(q[None], keys, values, is_causal=True, enable_gqa=True)
@@ -133,6 +148,19 @@ class Attention(nn.Module):
             mask = None if seen is None else seen.repeat(groups, 1)
             mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
         return self.o_proj(mixed.reshape(self.heads, n, self.head_dim).transpose(0, 1).reshape(n, -1))
+
+
+def joined(layers: Sequence[nn.Linear]) -> nn.Linear:
+    """One linear layer with the outputs of several of the same input side by side."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    one = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    one.weight = nn.Parameter(weight, requires_grad=False)
+    if any(layer.bias is not None for layer in layers):
+        biases = [
+            weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers
+        ]
+        one.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return one.train(layers[0].training)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -150,10 +178,21 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias="up_proj" in biases)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias="down_proj" in biases)
         self.activation = ACT2FN[config.hidden_act]
+        self.gate_up_proj: nn.Linear | None = None
+
+    def join(self) -> None:
+        """See ``Eagle3Head.join``."""
+        if self.gate_up_proj is None:
+            self.gate_up_proj = joined([self.gate_proj, self.up_proj])
+            del self.gate_proj, self.up_proj
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, H) -> (n, H)."""
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        if self.gate_up_proj is None:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        else:
+            gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(self.activation(gate) * up)
 
 
 class MidLayer(nn.Module):
@@ -213,6 +252,11 @@ class Eagle3Head(nn.Module):
             self.input_norm = nn.RMSNorm(feature_size, eps=eps)
         if config.fc_norm:
             self.fc_norm = nn.ModuleList(nn.RMSNorm(config.target_hidden_size, eps=eps) for _ in config.feature_layers)
+
+    def join(self) -> None:
+        """Let the layer's products of the same input be one, of which there are fewer to launch; for inference."""
+        self.midlayer.self_attn.join()
+        self.midlayer.mlp.join()
 
     def new_cache(self, capacity: int) -> HeadCache:
         """An empty cache for ``capacity`` positions."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.target.int8 import ENGINE, INT8, prepare_weights
 
 MOST_ROWS = 8
@@ -46,8 +47,9 @@ class Int8WeightLinear(nn.Module):
         return torch._weight_int8pack_mm(x, self.codes, self.scales)
 
 
-def prepare_for_drafting(head: nn.Module, quantize: str | None) -> None:
-    """Put the weights of a head into the form in which drafting multiplies by them.
+def prepare_for_drafting(head: Eagle3Head, quantize: str | None) -> None:
+    """Put the weights of a head into the form in which drafting multiplies by them; it cannot be trained or written
+    afterwards.
 
     On a CPU these are 8-bit ones where there are kernels for it, whether or not the target is quantised.
 
@@ -58,6 +60,7 @@ def prepare_for_drafting(head: nn.Module, quantize: str | None) -> None:
     Raises:
         InputError: a head that cannot be quantised, though the target is.
     """
+    head.join()
     on_cpu = next(head.parameters()).device.type == "cpu"
     if quantize is not None or (on_cpu and ENGINE in torch.backends.quantized.supported_engines and _float32(head)):
         prepare_weights(head, INT8)

@@ -97,6 +97,7 @@ def random_pair(sizes: Sizes, device: str, dtype: torch.dtype) -> EaModel:
         ids = torch.randperm(sizes.vocabulary)[: sizes.draft_vocabulary].sort().values
         head.d2t = ids - torch.arange(sizes.draft_vocabulary)
     head.embedding = target.embedding.detach()
+    head.join()
     return EaModel(target, {HEAD: Offer(HeadDrafter(head), TreeShape(60, 7, 10))}, sizes.name)
 
 

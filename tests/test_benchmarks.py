@@ -10,7 +10,7 @@ import torch
 from benchmarks import acceptance, forms, forward, gpu, launches
 from eagle.decoding.method import Method
 from eagle.model.ea_model import EaModel
-from eagle.model.loading import ModelChoice
+from eagle.model.loading import ModelChoice, load
 from eagle.target.int8 import ENGINE
 from eagle.tree.shape import HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
@@ -30,6 +30,18 @@ def test_launches_are_counted_by_stage_and_views_are_not() -> None:
         torch.empty_like(made)
         made.add_(1).sum()
     assert counted.count == 3
+
+
+@pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
+def test_a_compiled_region_counts_as_one_launch(llama_pair: tuple[Path, Path]) -> None:
+    model = load(ModelChoice(str(llama_pair[0]), str(llama_pair[1]), dtype="float32", device="cpu"))
+    shape, counts = TreeShape(8, 2, 3), []
+    for _ in range(2):
+        found = launches.of_rounds(model, PROMPT, Method.named(hsd=False), shape, Warper(1.0), rounds=3)
+        counts.append(found["drafting"])
+        model.drafter.compile()
+    # Three regions, and between them what chooses the tree.
+    assert 3 < counts[1] < counts[0] / 2
 
 
 def test_hsd_launches_more_than_eagle3_beside_the_same_target(llama: EaModel) -> None:

@@ -193,7 +193,7 @@ def test_the_hybrid_tree_can_be_shaped(pair: tuple[Path, Path], questions: Path)
             "samples": 2,
             "draft_temperature": 1.1,
             "early": 0.05,
-            "early_nodes": 8,
+            "early_nodes": 12,
         },
     }
 

@@ -144,6 +144,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
     if min(args.rounds, *args.nodes) < 1:
         raise InputError("--rounds and --nodes must be 1 or more")
     model = load(pair_of(args))
+    # What is counted cannot be compiled; of the target all is counted.
+    model.target.compiled = None
     prompt = prompts(model, 1, None)[0]
     print(f"{model.target.dtype}, {model.device}, depth {args.depth}, top {args.top_k}, T={args.temperature}")
     print(f"{'':<10}{'nodes':>6}{'target':>9}{'drafting':>10}{'verification':>14}{'besides the target':>20}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import platform
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -26,7 +27,7 @@ _NUMBERS = itertools.count()
 _PACKED: dict[int, Any] = {}
 
 
-class OpaqueLinear(nn.Module):
+class OpaqueLinear(nn.Module, ABC):
     """A linear layer for inference on the CPU, with its weight in memory that only one kernel reads.
 
     Args:
@@ -51,9 +52,9 @@ class OpaqueLinear(nn.Module):
         self.train(linear.training)
 
     @property
+    @abstractmethod
     def weight_bytes(self) -> int:
         """Memory of the weight."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """See ``nn.Module.extra_repr``."""

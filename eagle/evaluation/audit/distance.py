@@ -103,8 +103,8 @@ def compare(argv: Sequence[str] | None) -> None:
     questions = spread(load_questions(question_file(args)), args.prompts)
     choice = pair_of(args)
     model = load(replace(choice, quantize=None))
-    dtype = model.target.dtype
-    quantized = load_target(model.base_model_path, choice.quantize, dtype=dtype, device_map={"": "cpu"})
+    dtype, device = model.target.dtype, model.device
+    quantized = load_target(model.base_model_path, choice.quantize, dtype=dtype, device_map={"": device})
     tokenizer = model.get_tokenizer()
     require_chat_template(tokenizer, model.base_model_path, arguments)
     found: list[Distance] = []

@@ -42,7 +42,7 @@ from eagle.tree.shape import AUTO_TOTAL_TOKEN, PATHS, Sampling, TreeShape
 from eagle.tuning import size as tune
 
 EOT = "<|eot_id|>"
-# New tokens, at most, from which on a CPU gains more by compiling than it takes (some 40 s, head and all, against 8 ms a round).
+# New tokens, at most, from which on a CPU gains more by compiling than it takes (some 40 s, against 8 ms a round).
 COMPILING_PAYS = 20_000
 EAGLE_BOUNDS = {"total_token": 60, "depth": 7, "top_k": 10}
 

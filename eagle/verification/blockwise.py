@@ -7,13 +7,13 @@ block x_1 .. x_i is accepted with probability h_i = S_i / (S_i + 1 - r_i), S_i =
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from eagle.errors import InputError
 from eagle.tree.draft_tree import DraftTree
+from eagle.verification.families import Families
 from eagle.verification.hsd import LeafFirstPlan
-from eagle.verification.siblings import Siblings
+from eagle.verification.siblings import weigh
 from eagle.verification.verdict import Rule
 
 
@@ -33,18 +33,16 @@ def chain_plan(tree: DraftTree, target_probs: Tensor, name: str, cap: float) -> 
         raise InputError(
             f"the rule {name} verifies a single chain, and this tree branches; use tree='chain' or the rule hsd"
         )
-    siblings = Siblings(tree, target_probs, by_level=False)
-    r = [torch.ones((), dtype=siblings.wide, device=target_probs.device)]
+    families = Families(tree, target_probs)
+    r = [1.0]
     # Without branches the child of node i is node i + 1.
-    for ratio in siblings.of_nodes()[1][1:].unbind():
-        r.append((r[-1] * ratio).clamp(max=cap))
-    weights = torch.stack(r)
-    stop, reached = weights.clamp(max=1.0), weights
-    for group in siblings.groups:
-        tested = siblings.test(group, weights[siblings.parents])
-        stop[siblings.parents] = tested.stop.clamp(max=1.0)
-        reached = tested.reached
-    return LeafFirstPlan(tree, siblings, weights, stop, reached)
+    for node in range(len(tree) - 1):
+        r.append(min(r[-1] * families.of[node].ratios[0], cap))
+    weighed = weigh(families, dict(enumerate(r[:-1])))
+    stop = {**dict(enumerate(r)), **weighed.stop}
+    return LeafFirstPlan(
+        tree, families, dict(enumerate(r)), {node: min(at, 1.0) for node, at in stop.items()}, weighed.reached
+    )
 
 
 def plan(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:

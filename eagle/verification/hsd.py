@@ -5,17 +5,19 @@ one chain is block verification (Sun et al. 2024); on trees, traversal verificat
 sequence of laws. See docs/hsd.md.
 
 A child is looked at only after its elder siblings were rejected, so its weight, and the final acceptance of every
-node, are functions of the tree and the target alone. They are computed from the root downwards, a level at a time;
-only then the tree is walked, depth first.
+node, are functions of the tree and the target alone. They are reckoned from the root downwards; only then the tree is
+walked, depth first.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping, Sequence
+
 from torch import Tensor
 
 from eagle.tree.draft_tree import DraftTree
-from eagle.verification.siblings import Siblings
+from eagle.verification.families import Families
+from eagle.verification.siblings import weigh
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
 
 
@@ -25,17 +27,23 @@ class LeafFirstPlan(Plan):
     What a rule adds are the weights, in its constructor.
 
     Args:
-        tree: N nodes.
-        siblings: the tree's families, tested with these weights.
-        r: (N,) the weight of each node, on the device.
-        stop: (N,) the probability that a node is accepted after all its children were rejected.
-        reached: of each row of ``siblings``, see ``Tested``.
+        tree: the drafted tree.
+        families: of it.
+        r: the weight of each node.
+        stop: the probability that a node is accepted after all its children were rejected.
+        reached: see ``Weighed``.
     """
 
-    def __init__(self, tree: DraftTree, siblings: Siblings, r: Tensor, stop: Tensor, reached: Tensor) -> None:
-        super().__init__(tree, siblings.target_probs)
-        self._siblings, self._r, self._reached = siblings, r, reached
-        self._stop, self._probe = torch.stack([stop, self.target_probs[:, 0].to(stop.dtype)]).tolist()
+    def __init__(
+        self,
+        tree: DraftTree,
+        families: Families,
+        r: Mapping[int, float],
+        stop: Mapping[int, float],
+        reached: Mapping[int, Sequence[float]],
+    ) -> None:
+        super().__init__(tree, families.target_probs)
+        self._families, self._r, self._stop, self._reached = families, r, stop, reached
 
     def walk(self, toss: Toss) -> int:
         """See ``Plan.walk``."""
@@ -44,7 +52,7 @@ class LeafFirstPlan(Plan):
 
     def _through(self, node: int, toss: Toss) -> int | None:
         """Where the walk ends if it does in or below ``node``; None if the node is rejected."""
-        refuse_not_finite(node, self._probe[node])
+        refuse_not_finite(node, self._families.probe[node])
         for child in self.children[node]:
             end = self._through(child, toss)
             if end is not None:
@@ -53,29 +61,21 @@ class LeafFirstPlan(Plan):
 
     def remaining(self, node: int) -> Tensor:
         """See ``Plan.remaining``: what the rejection of all its children left at the node."""
-        row = self._siblings.row.get(node)
-        return self._siblings.remaining(node, self._r[node], self._r if row is None else self._reached[row])
+        return self._families.remaining(node, self._r[node], self._reached.get(node, ()))
 
 
 def plan(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:
-    """Lossless for any tree and any laws; about 20 small kernels a level, one transfer to the host.
+    """Lossless for any tree and any laws; the device is waited for as often as a path has laws before its nodes.
 
     Args:
         tree: N nodes.
         target_probs: (N, V) probabilities of the token after each node.
     """
-    siblings = Siblings(tree, target_probs, by_level=True)
-    r = torch.ones(len(tree) + 1, dtype=siblings.wide, device=target_probs.device)
-    stop = torch.ones_like(r)
-    reached = []
-    for group in siblings.groups:
-        parents, children = siblings.parents[group], siblings.children[group]
-        tested = siblings.test(group, r[parents])
-        # A leaf's own coin is its weight; those of inner nodes are replaced when their level comes.
-        r[children] = stop[children] = tested.weights
-        stop[parents] = tested.stop
-        reached.append(tested.reached)
-    return LeafFirstPlan(tree, siblings, r[:-1], stop[:-1], torch.cat(reached) if reached else r)
+    families = Families(tree, target_probs)
+    weighed = weigh(families, {0: 1.0}, joint=True)
+    r = {0: 1.0, **weighed.weights}
+    # A leaf's own coin is its weight.
+    return LeafFirstPlan(tree, families, r, {**r, **weighed.stop}, weighed.reached)
 
 
 RULE = Rule("hsd", plan, lossless=True)

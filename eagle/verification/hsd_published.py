@@ -19,9 +19,11 @@ import warnings
 import torch
 from torch import Tensor
 
+from eagle.devices import wide_dtype
 from eagle.errors import InputError
 from eagle.tree.draft_tree import ONE_HOT, DraftTree
-from eagle.verification.siblings import Siblings
+from eagle.verification.families import Families
+from eagle.verification.siblings import weigh
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
 
 
@@ -42,6 +44,7 @@ class PublishedPlan(Plan):
 
     def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
         super().__init__(tree, target_probs)
+        self._wide = wide_dtype(target_probs.device)
         _warn()
         branches = any(len(children) > 1 for children in self.children)
         drawn = [] if tree.laws is None else (tree.laws.row_of[1:] != ONE_HOT).tolist()
@@ -51,50 +54,47 @@ class PublishedPlan(Plan):
                 "hsd_published verifies a chain, a deterministic tree or sampled paths; use tree='deterministic', "
                 "tree='chain' or tree='paths'"
             )
-        self._siblings = siblings = Siblings(tree, target_probs, by_level=False)
-        p, over_q, self._probe = torch.stack([*siblings.of_nodes(), target_probs[:, 0].to(siblings.wide)]).tolist()
+        self._families = families = Families(tree, target_probs)
         # Of each attempt's path the uncapped ratio, begun anew at each attempt, and the capped one, which is not.
         self._ratio, capped = [1.0] * len(tree), [1.0] * len(tree)
         for node, children in enumerate(self.children):
             rejected = 0.0
             steps = self._sampled_steps(node) if branches and sampled else None
             for place, child in enumerate(children):
+                p = families.of[node].p[place]
                 if place == 0:
-                    step = over_q[child]
+                    step = families.of[node].ratios[0]
                     self._ratio[child] = self._ratio[node] * step
                 elif steps is not None:
                     step = self._ratio[child] = steps[place]
                 else:
-                    step = self._ratio[child] = p[child] / (1.0 - rejected) if rejected < 1.0 else 0.0
+                    step = self._ratio[child] = p / (1.0 - rejected) if rejected < 1.0 else 0.0
                 capped[child] = min(1.0, capped[node] * step)
-                rejected += p[child]
-        self._r = torch.tensor(capped, dtype=siblings.wide, device=target_probs.device)
-        self._keep, self._reached = [1.0] * len(tree), self._r
-        for group in siblings.groups:
-            tested = siblings.test(group, self._r[siblings.parents])
-            self._reached = tested.reached
-            for parent, stop in zip(siblings.parents.tolist(), tested.stop.tolist(), strict=True):
-                # Kept, or not, as if its first child were its only one.
-                r, first = capped[parent], self.children[parent][0]
-                if not branches:
-                    self._keep[parent] = stop
-                elif r < 1.0 and sampled:
-                    mass = float((r * target_probs[parent].to(siblings.wide) - self._law(first)).clamp(min=0.0).sum())
-                    self._keep[parent] = mass / (mass + 1.0 - r)
-                else:
-                    self._keep[parent] = r * (1.0 - p[first]) / (1.0 - r * p[first]) if r < 1.0 else 1.0
+                rejected += p
+        self._r, self._keep = capped, [1.0] * len(tree)
+        self._weighed = weigh(families, {parent: capped[parent] for parent in families.of})
+        for parent, family in families.of.items():
+            # Kept, or not, as if its first child were its only one.
+            r, first, p = capped[parent], family.children[0], family.p[0]
+            if not branches:
+                self._keep[parent] = self._weighed.stop[parent]
+            elif r < 1.0 and sampled:
+                mass = float((r * target_probs[parent].to(self._wide) - self._law(first)).clamp(min=0.0).sum())
+                self._keep[parent] = mass / (mass + 1.0 - r)
+            else:
+                self._keep[parent] = r * (1.0 - p) / (1.0 - r * p) if r < 1.0 else 1.0
 
     def _law(self, node: int) -> Tensor:
         """(V,) law of a sampled node."""
         laws = self.tree.laws
         if laws is None:
             raise ValueError("a tree without sampled nodes has no laws")
-        whole = self.target_probs.new_zeros(self.target_probs.shape[1], dtype=self._siblings.wide)
+        whole = self.target_probs.new_zeros(self.target_probs.shape[1], dtype=self._wide)
         return whole.index_copy_(0, laws.support, laws.rows[laws.row_of[node]].to(whole.dtype))
 
     def _sampled_steps(self, node: int) -> list[float]:
         """For each child what the rejection of its elders left of the target's law, over its own law."""
-        left, steps = self.target_probs[node].to(self._siblings.wide), []
+        left, steps = self.target_probs[node].to(self._wide), []
         for child in self.children[node]:
             law, token = self._law(child), int(self.tree.tokens[child])
             q = float(law[token])
@@ -107,7 +107,7 @@ class PublishedPlan(Plan):
     def walk(self, toss: Toss) -> int:
         """See ``Plan.walk``."""
         node, to_try = 0, list(self.children[0])
-        refuse_not_finite(node, self._probe[node])
+        refuse_not_finite(node, self._families.probe[node])
         while to_try:
             end = self._attempt(to_try.pop(0), toss)
             if end is not None:
@@ -120,15 +120,14 @@ class PublishedPlan(Plan):
         while self.children[path[-1]]:
             path.append(self.children[path[-1]][0])
         for node in path:
-            refuse_not_finite(node, self._probe[node])
+            refuse_not_finite(node, self._families.probe[node])
         if toss(min(1.0, self._ratio[path[-1]])):
             return path[-1]
         return next((node for node in reversed(path[:-1]) if toss(self._keep[node])), None)
 
     def remaining(self, node: int) -> Tensor:
         """See ``Plan.remaining``."""
-        row = self._siblings.row.get(node)
-        return self._siblings.remaining(node, self._r[node], self._r if row is None else self._reached[row])
+        return self._families.remaining(node, self._r[node], self._weighed.reached.get(node, ()))
 
 
 RULE = Rule("hsd_published", PublishedPlan, lossless=False)

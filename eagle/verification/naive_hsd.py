@@ -18,8 +18,8 @@ from torch import Tensor
 
 from eagle.tree.draft_tree import DraftTree
 from eagle.verification.blockwise import chain_plan
+from eagle.verification.families import Families
 from eagle.verification.hsd import LeafFirstPlan
-from eagle.verification.siblings import Siblings
 from eagle.verification.verdict import Rule
 
 
@@ -76,8 +76,8 @@ def carried(tree: DraftTree, target_probs: Tensor, accepted: int, token: int) ->
     length = len(tree) - 1
     if tree.laws is None or accepted == length:
         return Carried(1.0, 0)
-    _, over_q = Siblings(tree, target_probs, by_level=False).of_nodes()
-    ratio = math.prod(over_q[1 : accepted + 1].tolist())
+    families = Families(tree, target_probs).of
+    ratio = math.prod(families[node].ratios[0] for node in range(accepted))
     place = (tree.laws.support == token).nonzero()[:, 0].tolist()
     q = float(tree.laws.rows[int(tree.laws.row_of[accepted + 1]), place[0]]) if place else 0.0
     return Carried(_times(ratio, float(target_probs[accepted, token]), q), length - accepted - 1)

@@ -22,8 +22,8 @@ from eagle.tree.shape import Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.verification import RULES
 from eagle.verification.enumeration import text_law
+from eagle.verification.families import Families
 from eagle.verification.naive_hsd import Carried
-from eagle.verification.siblings import Siblings
 from tests.decoding.rounds import (
     PROMPT,
     SAMPLING,
@@ -178,7 +178,7 @@ def test_that_test_fails_when_the_residual_is_broken(llama: EaModel, monkeypatch
 
 def keep_rejected_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break verification: draw the next token from the target's law, whatever was rejected."""
-    monkeypatch.setattr(Siblings, "remaining", lambda self, node, r, reached: self.target_probs[node])
+    monkeypatch.setattr(Families, "remaining", lambda self, node, r, reached: self.target_probs[node])
 
 
 TEXTS = 200

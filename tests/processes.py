@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -68,11 +69,45 @@ def run_on_a_full_disk(size: int, program: Callable[..., int], *arguments: Any) 
     return status, errors
 
 
+def run_together(count: int, program: Callable[..., int], *arguments: Any) -> list[tuple[int, str]]:
+    """Run a function in processes that know of each other as a launcher of torch makes them; what each returns, and
+    its errors.
+
+    Args:
+        count: of processes.
+        program: defined in a module.
+        arguments: for it.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    together = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **loopback}
+    processes, ends = [], []
+    for rank in map(str, range(count)):
+        here, there = FORKS.Pipe(duplex=False)
+        environment = {**os.environ, **together, "RANK": rank, "LOCAL_RANK": rank}
+        processes.append(FORKS.Process(target=_reporting, args=(there, environment, program, arguments)))
+        processes[-1].start()
+        there.close()
+        ends.append(here)
+    done = [end.recv() for end in ends]
+    for process in processes:
+        process.join()
+    return done
+
+
 def _limited(
     there: Connection, size: int, environment: dict[str, str], program: Callable[..., int], arguments: tuple[Any, ...]
 ) -> None:
-    os.environ.update(environment)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    _reporting(there, environment, program, arguments)
+
+
+def _reporting(
+    there: Connection, environment: dict[str, str], program: Callable[..., int], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(environment)
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         status = program(*arguments)
     there.send((status, errors.getvalue()))

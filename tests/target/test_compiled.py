@@ -37,13 +37,6 @@ def compiled(pair: tuple[Path, Path]) -> EaModel:
     return model
 
 
-@pytest.fixture(scope="module")
-def in_float64(pair: tuple[Path, Path]) -> EaModel:
-    model = load_pair(*pair, compile="on")
-    assert model.target.compiled is not None
-    return model
-
-
 def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
@@ -123,7 +116,7 @@ def test_another_word_is_refused(pair: tuple[Path, Path]) -> None:
 
 @needs_a_compiler
 @pytest.mark.parametrize("tree", ["deterministic", "hybrid"])
-def test_a_compiled_round_has_the_target_law(in_float64: EaModel, tree: str) -> None:
+def test_a_compiled_round_has_the_target_law(compiled: EaModel, tree: str) -> None:
     rules = [RULES["tokenwise"], RULES["hsd"]]
-    # Not 1e-9: norms of the stock models are in float32 whatever the dtype, and the compiler rounds in other places.
-    assert max(round_distances(in_float64, tree, rules, (1.0, 0.0, 3), 2)) < 1e-6
+    # What float32 rounds; the mistakes that tests of the laws catch are of 0.003 and more.
+    assert max(round_distances(compiled, tree, rules, (1.0, 0.0, 3), 2)) < 1e-5

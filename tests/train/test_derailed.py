@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from eagle.drafters.eagle3.checkpoint import load_head
 from eagle.drafters.eagle3.writing import OFFICIAL
 from eagle.errors import InputError
 from eagle.target.target import Target
+from eagle.train.__main__ import main
 from eagle.train.answers import ANSWERS, Answer, read_answers
 from eagle.train.batches import plan, split
 from eagle.train.export import ExportSettings, export, folder_of
@@ -26,6 +24,7 @@ from eagle.train.fit_settings import FitSettings
 from eagle.train.options import command
 from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
+from tests.processes import run_together
 from tests.tiny import HIDDEN, VOCAB, head_files, stock_model, write_head
 from tests.train.fitting import DRAFTED, ready, write_answers
 
@@ -135,18 +134,9 @@ def test_all_processes_stop_where_one_of_them_meets_what_is_no_number(rank: int,
     settings = prepared(tmp_path, set())
     write_answers(Path(str(settings.out)) / ANSWERS, answers_where({spoiled_at(settings, 3, rank)}))
     spoil(Path(str(settings.base_model_path)), float("nan"))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = command("fit", FitSettings, asdict(settings)).split()[3:]
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    done = subprocess.run(
-        [*launcher, "-m", "eagle.train", *arguments],
-        env=os.environ | loopback | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode
-    assert done.stderr.count("step 4 of") == 2, done.stderr
+    for status, errors in run_together(2, main, command("fit", FitSettings, asdict(settings)).split()[3:]):
+        assert status == 2
+        assert "step 4 of" in errors
     assert checkpoints_are_sound(settings)[-1] == 3
 
 

@@ -185,15 +185,15 @@ def test_lossless_where_what_is_drawn_decides_what_is_pruned() -> None:
 
 
 def test_lossless_with_early_decisions() -> None:
-    assert max(worst_pruned(range(60), early=True).values()) < 1e-9
     counts = {1: 30, 2: 15, 3: 5}
     growths = [(1000 * samples + seed, samples) for samples, count in counts.items() for seed in range(count)]
-    for seed, samples in growths:
-        results = enumeration.exact(growth_case(seed, samples, early=True), ON_TREES)
-        assert max(result.distance for result in results.values()) < 1e-9
+    pruned = [(pruned_case(seed, early=True), pruned_case(seed)) for seed in range(60)]
+    wider = [(growth_case(*one, early=True), growth_case(*one)) for one in growths]
+    for case, _ in pruned + wider:
+        assert max(result.distance for result in enumeration.exact(case, ON_TREES).values()) < 1e-9
     # The same laws and bounds without early decisions make other trees.
-    assert sum(trees_of(pruned_case(seed, True)) != trees_of(pruned_case(seed)) for seed in range(60)) > 20
-    assert sum(trees_of(growth_case(*one, True)) != trees_of(growth_case(*one)) for one in growths) > 5
+    for pairs in (pruned, wider):
+        assert sum(trees_of(early) != trees_of(late) for early, late in pairs[:20]) > 3
 
 
 def trees_of(case: Case) -> list[tuple[list[int], list[int]]]:

@@ -139,5 +139,6 @@ def test_what_is_said_of_the_pair_is_heeded(
 ) -> None:
     asked: list[object] = []
     monkeypatch.setattr("eagle.model.ea_model.compile_target", asked.append)
+    monkeypatch.setattr("eagle.drafters.eagle3.drafter.HeadDrafter.compile", lambda drafter: None)
     assert audit.main(arguments(pair, questions, "--compile", "on", "--method", "eagle3", *FEW)) == 0
     assert len(asked) == 1

@@ -6,16 +6,61 @@ Sources: Muon (Jordan et al. 2024), scaled to the size of AdamW's steps (Liu et 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from eagle.devices import bfloat16_is_fast
 from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.errors import InputError
 
 ADAMW, MUON = OPTIMIZERS = ("adamw", "muon")
 BETAS = (0.9, 0.95)
 PEAK = "peak"
+
+
+class Float32Muon(torch.optim.Muon):
+    """Muon with its products in float32. Those of ``torch.optim.Muon`` are in bfloat16, for which CPUs without AVX-512
+    have no kernels: there they take several times as long as the rest of a training step."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step, scaled to the size of AdamW's."""
+        for group in self.param_groups:
+            momentum, decay = group["momentum"], 1.0 - group["lr"] * group["weight_decay"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                average = state["momentum_buffer"].lerp_(parameter.grad, 1.0 - momentum)
+                ahead = parameter.grad.lerp(average, momentum)
+                update = orthogonalised(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                scale = 0.2 * math.sqrt(max(parameter.shape))
+                parameter.mul_(decay).add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """A matrix with the singular vectors of another, and singular values near 1, by Newton-Schulz iteration: X <- a X +
+    (b G + c G G) X, G = X X^T, from a norm of 1 (Jordan et al. 2024).
+
+    Args:
+        matrix: (m, n) floating point.
+        coefficients: a, b and c.
+        steps: of the iteration.
+        eps: the smallest norm that is divided by.
+    """
+    a, b, c = coefficients
+    x = matrix.float() / matrix.float().norm().clamp(min=eps)
+    tall = len(x) > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Optimizer:
@@ -52,7 +97,8 @@ class Optimizer:
         self.parts: list[torch.optim.Optimizer] = [adamw]
         if inside:
             groups = [{"params": inside, "weight_decay": weight_decay, PEAK: matrix_learning_rate}]
-            self.parts.append(torch.optim.Muon(groups, adjust_lr_fn="match_rms_adamw"))
+            slow = inside[0].device.type == "cpu" and not bfloat16_is_fast()
+            self.parts.append((Float32Muon if slow else torch.optim.Muon)(groups, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, share: float) -> None:
         """Take a step with this share of the peak learning rates, and forget the gradients."""

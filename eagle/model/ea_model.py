@@ -136,7 +136,8 @@ class EaModel:
         if ea_model_path is not None:
             trees = NO_TREES
             if not given and sampling is None:
-                trees = StoredTrees.read(local_folder(ea_model_path, "the draft head"), target.device.type)
+                folder = local_folder(ea_model_path, "the draft head")
+                trees = StoredTrees.read(folder, target.device.type, quantize)
             offers[HEAD] = Offer(load_head_drafter(ea_model_path, target, quantize), shape, trees)
         if draft_model_path is not None:
             drafter = load_draft_model(draft_model_path, target, base_model_path, quantize, **hf_kwargs)

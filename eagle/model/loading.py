@@ -113,7 +113,7 @@ class ModelChoice:
         _, head = self.paths_of_models()
         if head is None:
             return NO_TREES
-        return StoredTrees.read(local_folder(head, "the draft head"), device)
+        return StoredTrees.read(local_folder(head, "the draft head"), device, self.quantize)
 
 
 def add_pair_arguments(parse: argparse._ActionsContainer) -> None:

@@ -247,7 +247,8 @@ def tune(argv: Sequence[str] | None) -> None:
     for temperature in args.temperature:
         warper = Warper(temperature)
         # Hybrid trees have more to choose from, and what is fast without samples is a place to begin.
-        fastest = StoredTrees.read(folder, model.device.type).found.get(DETERMINISTIC, {}).get(temperature)
+        stored = StoredTrees.read(folder, model.device.type, args.quantize).found
+        fastest = stored.get(DETERMINISTIC, {}).get(temperature)
         for kind in (DETERMINISTIC, HYBRID):
             if kind not in args.kind or (temperature == 0 and kind == HYBRID):
                 continue
@@ -258,7 +259,8 @@ def tune(argv: Sequence[str] | None) -> None:
             if kind == DETERMINISTIC:
                 fastest = shape
             if args.write:
-                print(f"written to {store(folder, model.device.type, {kind: {temperature: shape}})}")
+                found = {kind: {temperature: shape}}
+                print(f"written to {store(folder, model.device.type, found, args.quantize)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -135,17 +135,24 @@ class Families:
         order = sorted(range(len(questions)), key=lambda place: -len(questions[place].reached))
         asked = [questions[place] for place in order]
         most, narrow = len(asked[0].reached), self._rows.dtype
-        rows = self._sent([self._row[question.family.parent] for question in asked])
+        rows = [self._row[question.family.parent] for question in asked]
         numbers = [[question.r, *_padded(question.reached, most)] for question in asked]
         scales = sent(torch.tensor(numbers, dtype=self._wide), self._device)
-        left = self._inside[rows] * scales[:, :1].to(narrow)
+        left = self._rows_of(self._inside, rows) * scales[:, :1].to(narrow)
         for j in range(most):
             laws = [question.family.drawn_from[j] for question in asked if len(question.reached) > j]
-            left[: len(laws)].addcmul_(
-                self._rows[self._sent(laws)], scales[: len(laws), j + 1, None].to(narrow), value=-1.0
-            )
-        found = (left.clamp_(min=0.0).sum(-1).to(self._wide) + scales[:, 0] * self._outside[rows]).tolist()
+            claimed = self._rows_of(self._rows, laws)
+            left[: len(laws)].addcmul_(claimed, scales[: len(laws), j + 1, None].to(narrow), value=-1.0)
+        found = (
+            left.clamp_(min=0.0).sum(-1).to(self._wide) + scales[:, 0] * self._rows_of(self._outside, rows)
+        ).tolist()
         return [mass for _, mass in sorted(zip(order, found, strict=True))]
+
+    def _rows_of(self, table: Tensor, rows: list[int]) -> Tensor:
+        """Rows of a table; not copied where they lie behind each other."""
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            return table[rows[0] : rows[0] + len(rows)]
+        return table.index_select(0, self._sent(rows))
 
     def remaining(self, node: int, r: float, reached: Sequence[float]) -> Tensor:
         """What is left of the target law at a node after all its children were rejected.

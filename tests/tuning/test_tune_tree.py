@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,18 @@ def test_the_tree_found_at_the_nearest_temperature_is_used(pair: tuple[Path, Pat
         for temperature in (0.0, 0.2, 0.3, 0.7, 0.8, 1.5)
     }
     assert found == {0.0: greedy, 0.2: greedy, 0.3: small, 0.7: small, 0.8: large, 1.5: large}
+
+
+def test_trees_of_8_bit_models_are_their_own_where_there_are_some(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "tree.json").unlink(missing_ok=True)
+    small, large, mixed = TreeShape(4, 0, 3), TreeShape(12, 2, 3), TreeShape(6, 1, 2, Sampling(0.1, 0.5, 1))
+    store(pair[1], "cpu", {DETERMINISTIC: {0.0: small, 1.0: small}, HYBRID: {1.0: mixed}})
+    store(pair[1], "cpu", {DETERMINISTIC: {1.0: large}}, "int8")
+    for temperature, shapes in ((1.0, (small, large)), (0.0, (small, large))):
+        for quantize, shape in zip((None, "int8"), shapes, strict=True):
+            choice = ModelChoice(str(pair[0]), str(pair[1]), temperature=temperature, quantize=quantize)
+            assert choice.shape("cpu") == shape
+            assert replace(choice, kind=HYBRID).shape("cpu") == mixed
 
 
 def test_a_model_without_bounds_drafts_the_stored_trees(pair: tuple[Path, Path]) -> None:

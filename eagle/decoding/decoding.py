@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import partial
 
 import torch
@@ -178,3 +179,16 @@ class Decoding:
                 self.finished = True
                 return count
         return len(tokens)
+
+
+def rounds(decoding: Decoding) -> Generator[Decoding, None, None]:
+    """Decode to the end: yields the generation after prefill and each round. Who stops asking ends the text there."""
+    try:
+        yield decoding
+        while not decoding.finished:
+            decoding.step()
+            yield decoding
+    except GeneratorExit:
+        # Not after an error: NaN in the caches would poison the next generation.
+        decoding.stop()
+        raise

@@ -11,7 +11,9 @@ from eagle.verification import RULES, Rule
 DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2, early=0.05, early_nodes=12)
 DEFAULT_PATHS = 11
 EAGLE3, HSD = "eagle3", "hsd"
-HEAD, DRAFT_MODEL = DRAFTERS = ("eagle3", "draft")
+HEAD, DRAFT_MODEL, LOOKUP = DRAFTERS = ("eagle3", "draft", "lookup")
+PICKING = (LOOKUP,)
+"""Drafters that draw nothing: they have no laws, and their trees are deterministic."""
 VERIFIERS = tuple(name for name in RULES if name != "greedy")
 """Rules that can be asked for by name."""
 
@@ -40,18 +42,23 @@ class Method:
             hsd: hierarchical verification of hybrid trees; false: EAGLE-3.
             verifier: name of another rule.
             tree: another kind of tree.
-            drafter: name of another drafter than the head.
+            drafter: name of another drafter than the head; with one that draws nothing trees are deterministic.
 
         Raises:
             InputError: an unknown name, or a rule that does not go with the tree.
         """
-        method = cls(
-            tree or (HYBRID if hsd else DETERMINISTIC), verifier or ("hsd" if hsd else "tokenwise"), drafter or HEAD
-        )
+        drafter = drafter or HEAD
+        usual = HYBRID if hsd and drafter not in PICKING else DETERMINISTIC
+        method = cls(tree or usual, verifier or ("hsd" if hsd else "tokenwise"), drafter)
         if method.drafter not in DRAFTERS:
             raise InputError(f"drafter must be one of {', '.join(DRAFTERS)}, not {method.drafter!r}")
         if method.tree not in TREES:
             raise InputError(f"tree must be one of {', '.join(TREES)}, not {method.tree!r}")
+        if method.drafter in PICKING and method.tree != DETERMINISTIC:
+            raise InputError(
+                f"the drafter {method.drafter!r} draws no tokens, so its trees are deterministic, not {method.tree}: "
+                f"{method.drafter}/{DETERMINISTIC}:tokenwise"
+            )
         if method.verifier not in VERIFIERS:
             greedy = "; temperature 0 uses it by itself, and above it would not sample"
             why = greedy if method.verifier == "greedy" else ""

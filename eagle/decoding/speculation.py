@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from eagle.checks import whole_number
-from eagle.decoding.method import Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.drafters.drafter import Drafter, NoDrafter
 from eagle.errors import InputError
@@ -78,6 +78,23 @@ def draft_model_shape(
     return TreeShape(60 if total_token is None else total_token, levels - 1, top_k or 10, sampling, paths)
 
 
+def lookup_shape(total_token: int | None = None, depth: int | None = None, top_k: int | None = None) -> TreeShape:
+    """The trees of look-up, of which only what is likely enough is scored; None is a default.
+
+    Args:
+        total_token: nodes at most, the root included (16).
+        depth: levels (12).
+        top_k: tokens behind each node (4).
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    levels = 12 if depth is None else depth
+    if whole_number("depth", levels) < 1:
+        raise InputError(f"depth is the length of what is looked up: 1 or more, not {levels}")
+    return TreeShape(16 if total_token is None else total_token, levels - 1, top_k or 4)
+
+
 def speculation(
     offers: Mapping[str, Offer], method: Method | None, temperature: float, shape: TreeShape | None = None
 ) -> Speculation:
@@ -106,7 +123,7 @@ def offer_of(offers: Mapping[str, Offer], method: Method) -> Offer:
     """
     offer = offers.get(method.drafter)
     if offer is None:
-        how = {"draft": "draft_model_path (--draft-model-path)", "eagle3": "ea_model_path (--ea-model-path)"}
+        how = {DRAFT_MODEL: "draft_model_path (--draft-model-path)", HEAD: "ea_model_path (--ea-model-path)"}
         raise InputError(
             f"the method {method.name} needs the drafter {method.drafter!r}, and this model has "
             f"{', '.join(sorted(offers)) or 'none'}; give {how[method.drafter]}"

@@ -8,9 +8,9 @@ prompt, and ends. Whoever has logits of what follows a path of tokens gets every
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -94,6 +94,11 @@ class Drafter(ABC):
     name: ClassVar[str]
     reads: ClassVar[Reads]
     knows_every_prefix: ClassVar[bool] = False
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """What its drafts depend on beside a model, as a run's record has it."""
+        return {}
 
     def compile(self) -> None:
         """Run what it computes with compiled from now on, where this machine can; nothing to most drafters."""

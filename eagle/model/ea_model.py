@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle import assets
 from eagle.clock import Clock
-from eagle.decoding.decoding import Decoding
+from eagle.decoding.decoding import Decoding, rounds
 from eagle.decoding.info import DecodingInfo
-from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, Method
 from eagle.decoding.prompt import Prompt
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.speculation import (
@@ -22,6 +22,7 @@ from eagle.decoding.speculation import (
     Offer,
     Speculation,
     draft_model_shape,
+    lookup_shape,
     offer_of,
     speculation,
 )
@@ -29,6 +30,7 @@ from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.drafters.draft_model import load_draft_model
 from eagle.drafters.drafter import Drafter
 from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
+from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupDrafter, LookupSettings
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.target.base import load_tokenizer
@@ -54,7 +56,7 @@ class EaModel:
 
     Args:
         target: the base model.
-        offers: the drafters it has, by name (``eagle3``, ``draft``), with their trees; at least one.
+        offers: the drafters it has, by name (``eagle3``, ``draft``, ``lookup``), with their trees.
         base_model_path: where the tokenizer is, if anywhere.
 
     Attributes:
@@ -87,6 +89,7 @@ class EaModel:
         paths: int | None = None,
         compile: str = AUTO,
         quantize: str | None = None,
+        lookup: LookupSettings = DEFAULT_LOOKUP,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head, or a separate draft model in its place or beside it.
@@ -112,6 +115,8 @@ class EaModel:
                 (``expect``). What cannot be compiled goes on without, and says so.
             quantize: ``int8``: models on a CPU are given 8-bit weights and activations, which makes other models of
                 them; None leaves them as they are.
+            lookup: what the drafter ``lookup``, which needs no model, looks up. Its trees have up to
+                16 nodes of 12 levels, whatever the bounds above.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -147,6 +152,7 @@ class EaModel:
                 name: replace(offer, shape=tune.tuned_shape(target, offer.drafter, offer.shape))
                 for name, offer in offers.items()
             }
+        offers[LOOKUP] = Offer(LookupDrafter(lookup), lookup_shape())
         model = cls(target, offers, base_model_path)
         model.compiles = compile
         if compile == ON or (compile == AUTO and target.device.type != "cpu"):
@@ -247,7 +253,7 @@ class EaModel:
                 which is taken as it is: one without ``sampling`` is a deterministic tree, also with ``hsd``.
             attention_mask: of the shape of ``input_ids``, 0 for padding on the left, which is not read; without it
                 leading padding tokens are taken for padding, as the stock ``generate`` does.
-            drafter: ``eagle3`` (the head) or ``draft`` (the draft model); the head, if there is one.
+            drafter: ``eagle3`` (the head), ``draft`` (the draft model) or ``lookup``; the head, if there is one.
 
         Returns:
             ``output_ids`` (1, length), prompt and padding included, ending with the stop token if there was one; with
@@ -283,7 +289,7 @@ class EaModel:
         params = SamplingParams.of(locals())
         chosen = self._speculation(hsd, verifier, tree, drafter, params.temperature)
         decoding, prompt = self._begin(chosen, input_ids, params, attention_mask)
-        return (prompt.padded(progress.output_ids()) for progress in _rounds(decoding))
+        return (prompt.padded(progress.output_ids()) for progress in rounds(decoding))
 
     def naivegenerate(
         self,
@@ -320,7 +326,7 @@ class EaModel:
         """
         bounded = None if drafting is None or shape is None else drafting.shape(shape)
         chosen = speculation(self.offers, drafting, params.temperature, bounded)
-        yield from _rounds(self._begin(chosen, input_ids, params, torch.ones_like(input_ids))[0])
+        yield from rounds(self._begin(chosen, input_ids, params, torch.ones_like(input_ids))[0])
 
     def stop_ids(self, is_llama3: bool = False) -> frozenset[int]:
         """Tokens that end a text: the eos ids of the model's generation config, and ``<|eot_id|>`` for Llama 3.
@@ -382,15 +388,3 @@ def _run(decoding: Decoding, prompt: Prompt, log: bool) -> Tensor | tuple[Tensor
     if not log:
         return output_ids
     return output_ids, decoding.new_tokens, len(decoding.info["tree_time"]) - 1, decoding.info
-
-
-def _rounds(decoding: Decoding) -> Generator[Decoding, None, None]:
-    try:
-        yield decoding
-        while not decoding.finished:
-            decoding.step()
-            yield decoding
-    except GeneratorExit:
-        # Not after an error: NaN in the caches would poison the next generation.
-        decoding.stop()
-        raise

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from eagle import assets
-from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, HEAD, Method
-from eagle.decoding.speculation import Offer, draft_model_shape, offer_of
+from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, HEAD, LOOKUP, Method
+from eagle.decoding.speculation import Offer, draft_model_shape, lookup_shape, offer_of
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.devices import best_device, bfloat16_is_fast
+from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupSettings
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
@@ -26,6 +27,7 @@ from eagle.tuning import size as tune
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 SAMPLING = tuple(field.name for field in fields(Sampling))
+MATCHES = tuple(field.name for field in fields(LookupSettings))
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ModelChoice:
         compile: one of ``COMPILE``.
         quantize: one of ``QUANTIZE``, or None.
         sampling: fields of ``Sampling`` that differ from the stored or the default values; for a hybrid tree.
+        lookup: what the drafter ``lookup`` looks up.
     """
 
     base_model_path: str | None = None
@@ -71,6 +74,7 @@ class ModelChoice:
     compile: str = AUTO
     quantize: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    lookup: LookupSettings = DEFAULT_LOOKUP
 
     def shape(self, device: str) -> TreeShape:
         """The bounds of its trees: given, else stored with the head for the device, else the default; where the size is
@@ -81,6 +85,10 @@ class ModelChoice:
         """
         if self.sampling and self.kind != HYBRID:
             raise InputError(f"--{next(iter(self.sampling)).replace('_', '-')} is for hybrid trees (--hsd)")
+        if self.drafted_by == LOOKUP:
+            if self.total_token == AUTO_TOTAL_TOKEN:
+                raise InputError("--total-token -1 cannot be measured for look-up: what it finds depends on the text")
+            return lookup_shape(self.total_token, self.depth, self.top_k)
         total_token = tune.LARGEST if self.total_token == AUTO_TOTAL_TOKEN else self.total_token
         if self.drafted_by == DRAFT_MODEL:
             sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
@@ -138,6 +146,22 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
         help="8-bit weights and activations, on a CPU; the texts are then those of the quantised model",
     )
     parse.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
+
+
+def add_lookup_arguments(group: argparse._ArgumentGroup) -> None:
+    """The arguments that say what the drafter ``lookup`` looks up."""
+    group.add_argument("--shortest", type=int, help="tokens of a match, at least; default 1")
+    group.add_argument("--longest", type=int, help="tokens of a match, at most; default 8")
+    group.add_argument("--least", type=float, help="probability of a path that is worth scoring; default 0.1")
+
+
+def lookup_settings(args: argparse.Namespace) -> LookupSettings:
+    """What is looked up, as far as the arguments say.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    return LookupSettings(**{name: getattr(args, name) for name in MATCHES if getattr(args, name) is not None})
 
 
 def pair_of(args: argparse.Namespace) -> ModelChoice:
@@ -210,6 +234,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         draft_model_path=pair.draft_model_path,
         compile=pair.compile,
         quantize=pair.quantize,
+        lookup=pair.lookup,
         **kwargs,
     )
     if pair.dtype == "auto" and kind == "cpu" and model.target.dtype == torch.bfloat16 and not bfloat16_is_fast():

@@ -168,7 +168,8 @@ def generation_distance(
     rule = Diced(**vars(parsed.rule), dice=dice)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "eagle.decoding.decoding.chance", lambda *how: replace(chance(*how), choices=lambda _: dice.choose)
+            "eagle.decoding.decoding.chance",
+            lambda *how: (drawn := chance(*how)) and replace(drawn, choices=lambda _: dice.choose),
         )
         chosen = Speculation(model.offers[parsed.drafter].drafter, parsed.shape(shape), rule)
         decoding, law, rounds = None, {}, 0.0

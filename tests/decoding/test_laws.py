@@ -105,6 +105,7 @@ GENERATIONS = {
     "draft/chain:hsd": (TreeShape(3, 1, 1), 3),
     "draft/paths:hsd": (TreeShape(3, 0, 1, paths=2), 3),
     "chain:tokenwise": (TreeShape(3, 1, 1), 3),
+    "lookup/deterministic:hsd": (TreeShape(4, 1, 2), 3),
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from eagle.chat_template import TemplateArguments, chat_ids, require_chat_template
 from eagle.data.questions import Question
 from eagle.decoding.info import DecodingInfo, no_rounds
-from eagle.decoding.method import DRAFT_MODEL, Method
+from eagle.decoding.method import DRAFT_MODEL, PICKING, Method
 from eagle.errors import InputError, PromptError
 from eagle.evaluation.answering.few_shot import user_turn
 from eagle.evaluation.answering.records import UNANSWERED, Record
@@ -109,8 +109,11 @@ class Answerer:
         facts |= {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
         if self.tree is not None:
             facts |= {"tree": self.tree.at(self.settings.temperature).record()}
-            drafted = DRAFT if self.drafter == DRAFT_MODEL else HEAD
-            facts[drafted] = self.identities[drafted]
+            if self.drafter in PICKING:
+                facts[self.drafter] = dict(self.model.offers[self.drafter].drafter.settled)
+            else:
+                drafted = DRAFT if self.drafter == DRAFT_MODEL else HEAD
+                facts[drafted] = self.identities[drafted]
         return facts
 
     def most_tokens(self, question: Question) -> int:

@@ -10,7 +10,7 @@ from eagle.decoding.method import DEFAULT_PATHS
 from eagle.decoding.stored_trees import DEFAULT_TREE
 from eagle.evaluation.answering.bench import add_bench_arguments
 from eagle.evaluation.answering.few_shot import add_few_shot_argument
-from eagle.model.loading import SAMPLING, add_pair_arguments
+from eagle.model.loading import SAMPLING, add_lookup_arguments, add_pair_arguments
 from eagle.tree.shape import AUTO_TOTAL_TOKEN
 
 
@@ -35,6 +35,7 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     tree.add_argument("--depth", type=int, help="expansions after the first level; of a draft model's trees the levels")
     tree.add_argument("--top-k", type=int, help="children of an expanded node")
     tree.add_argument("--paths", type=int, help=f"i.i.d. chains of the trees paths; default {DEFAULT_PATHS}")
+    add_lookup_arguments(parse.add_argument_group("look-up, the drafter without a model"))
     run = parse.add_argument_group("run")
     add_bench_arguments(run)
     run.add_argument("--folder_id", "--folder-id", default="default", help="sub-folder of the answers")

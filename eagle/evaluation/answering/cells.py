@@ -11,13 +11,13 @@ from typing import Any
 from eagle import assets
 from eagle.chat_template import template_arguments
 from eagle.data.jsonl import is_text
-from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.answer import AnswerSettings
 from eagle.evaluation.answering.few_shot import read_exemplars, recorded
 from eagle.evaluation.answering.records import Record, RunFiles
 from eagle.identity import readable_name
-from eagle.model.loading import ModelChoice, pair_of
+from eagle.model.loading import ModelChoice, lookup_settings, pair_of
 from eagle.tree.shape import AUTO_TOTAL_TOKEN, DETERMINISTIC
 from eagle.tree.warping import Warper
 
@@ -111,6 +111,7 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
         drafter=None if drafting is None else drafting.drafter,
         temperature=settings.temperature,
         sampling=sampled,
+        lookup=lookup_settings(args),
     )
 
 
@@ -134,7 +135,7 @@ def names(cell: Cell) -> Record:
     drafted = {}
     if cell.settings.drafting and cell.settings.drafting.drafter == DRAFT_MODEL:
         drafted = {"draft_model": cell.choice.draft_model_path}
-    elif cell.settings.drafting:
+    elif cell.settings.drafting and cell.settings.drafting.drafter != LOOKUP:
         drafted = {"ea_model": head or assets.DEFAULT_PAIR}
     return {"base_model": base or assets.DEFAULT_PAIR, **drafted}
 

@@ -43,7 +43,9 @@ def parser(baseline: bool) -> argparse.ArgumentParser:
         hsd.add_argument("--verifier", help=f"ablation: another rule ({', '.join(VERIFIERS)})")
         hsd.add_argument("--tree", help=f"ablation: another kind of tree ({', '.join(TREES)})")
         hsd.add_argument(
-            "--drafter", choices=DRAFTERS, help="the head or the draft model; default: the head, if there is one"
+            "--drafter",
+            choices=DRAFTERS,
+            help="the head, the draft model, or look-up in the text; default: the head, if there is one",
         )
         add_hybrid_arguments(hsd)
     one = parse.add_argument_group("sampling and files")

@@ -201,7 +201,7 @@ def test_its_rounds_have_exactly_the_target_law(llama_pair: tuple[Path, Path], t
 def test_the_example_prints_an_answer() -> None:
     example = (REPOSITORY / "example.py").read_text(encoding="utf-8")
     assert len(example.splitlines()) == 10
-    shorter = example.replace("max_new_tokens=200", "max_new_tokens=24")
+    shorter = example.replace("max_new_tokens=200", "max_new_tokens=16")
     assert shorter != example
     done = subprocess.run([sys.executable, "-c", shorter], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ class Families:
     """
 
     def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
-        self.target_probs, self._laws = target_probs, tree.laws
+        self.target_probs = target_probs
         self._device, self._wide = target_probs.device, wide_dtype(target_probs.device)
         self._tokens = tree.tokens.tolist()
         children = {parent: each for parent, each in enumerate(tree.children()) if each}
@@ -130,7 +130,9 @@ class Families:
         return sent(torch.tensor(numbers, dtype=torch.int64), self._device)
 
     def masses(self, questions: Sequence[Behind]) -> list[float]:
-        """The answers to at least one, reckoned and fetched together."""
+        """The answers, reckoned and fetched together."""
+        if not questions:
+            return []
         # Those behind more laws come first, so that what has a j-th law is a front part.
         order = sorted(range(len(questions)), key=lambda place: -len(questions[place].reached))
         asked = [questions[place] for place in order]

@@ -57,20 +57,23 @@ def weigh(families: Families, r: Mapping[int, float], joint: bool = False) -> We
         joint: whether the children of tested children are tested too, with their parents' weights as r.
     """
     weighed = Weighed({}, {}, {})
+    new: list[Testing] = []
     waiting: list[tuple[Testing, Behind]] = []
 
     def begin(parent: int, r: float) -> None:
         if parent in families.of:
-            testing = _testing(families.of[parent], r, weighed, begin if joint else _leave)
-            with suppress(StopIteration):
-                waiting.append((testing, next(testing)))
+            new.append(_testing(families.of[parent], r, weighed, begin if joint else _leave))
 
     for parent, through in r.items():
         begin(parent, through)
-    while waiting:
-        asked = waiting.copy()
-        waiting.clear()
-        for (testing, _), mass in zip(asked, families.masses([question for _, question in asked]), strict=True):
+    while new or waiting:
+        while new:
+            testing = new.pop()
+            with suppress(StopIteration):
+                waiting.append((testing, next(testing)))
+        masses = families.masses([question for _, question in waiting])
+        asked, waiting = waiting, []
+        for (testing, _), mass in zip(asked, masses, strict=True):
             with suppress(StopIteration):
                 waiting.append((testing, testing.send(mass)))
     return weighed

@@ -53,7 +53,8 @@ def test_a_round_has_exactly_the_target_law(
     if tree == "paths" and not sampling[2]:
         pytest.skip("every draw of several paths is enumerated: only where few tokens are possible")
     rules = [RULES[rule] for rule in ON_TREES[tree]]
-    for first in (2, 5):
+    # A draft model has more tokens to draw than a head.
+    for first in (2, 5) if drafter == "eagle3" else (5,):
         assert max(round_distances(drafters, tree, rules, sampling, first, drafter=drafter)) < 1e-9
 
 

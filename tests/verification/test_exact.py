@@ -106,7 +106,7 @@ def test_lossless_through_growth_and_pruning(samples: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_lossless_through_growth_and_pruning_in_many_cases(samples: int) -> None:
-    growth_is_lossless(samples, range(16, 48 if samples == 3 else 116))
+    growth_is_lossless(samples, range(16, 40 if samples == 3 else 96))
 
 
 def worst_of(samples: int, count: int) -> dict[str, float]:

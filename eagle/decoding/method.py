@@ -11,8 +11,8 @@ from eagle.verification import RULES, Rule
 DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2, early=0.05, early_nodes=12)
 DEFAULT_PATHS = 11
 EAGLE3, HSD = "eagle3", "hsd"
-HEAD, DRAFT_MODEL, LOOKUP = DRAFTERS = ("eagle3", "draft", "lookup")
-PICKING = (LOOKUP,)
+HEAD, DRAFT_MODEL, LOOKUP, RECYCLING = DRAFTERS = ("eagle3", "draft", "lookup", "recycling")
+PICKING = (LOOKUP, RECYCLING)
 """Drafters that draw nothing: they have no laws, and their trees are deterministic."""
 VERIFIERS = tuple(name for name in RULES if name != "greedy")
 """Rules that can be asked for by name."""

@@ -100,6 +100,10 @@ class Drafter(ABC):
         """What its drafts depend on beside a model, as a run's record has it."""
         return {}
 
+    def forget(self) -> None:
+        """Forget what earlier texts have taught it; nothing to most drafters, which know of one text at a time."""
+        return
+
     def compile(self) -> None:
         """Run what it computes with compiled from now on, where this machine can; nothing to most drafters."""
         return

@@ -14,7 +14,7 @@ from eagle import assets
 from eagle.clock import Clock
 from eagle.decoding.decoding import Decoding, rounds
 from eagle.decoding.info import DecodingInfo
-from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, RECYCLING, Method
 from eagle.decoding.prompt import Prompt
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.speculation import (
@@ -31,6 +31,7 @@ from eagle.drafters.draft_model import load_draft_model
 from eagle.drafters.drafter import Drafter
 from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
 from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupDrafter, LookupSettings
+from eagle.drafters.recycling import RecyclingDrafter
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.target.base import load_tokenizer
@@ -56,7 +57,7 @@ class EaModel:
 
     Args:
         target: the base model.
-        offers: the drafters it has, by name (``eagle3``, ``draft``, ``lookup``), with their trees.
+        offers: the drafters it has, by name (``eagle3``, ``draft``, ``lookup``, ``recycling``), with their trees.
         base_model_path: where the tokenizer is, if anywhere.
 
     Attributes:
@@ -115,8 +116,8 @@ class EaModel:
                 (``expect``). What cannot be compiled goes on without, and says so.
             quantize: ``int8``: models on a CPU are given 8-bit weights and activations, which makes other models of
                 them; None leaves them as they are.
-            lookup: what the drafter ``lookup``, which needs no model, looks up. Its trees have up to
-                16 nodes of 12 levels, whatever the bounds above.
+            lookup: what the drafter ``lookup``, which needs no model, looks up. Its trees, and those of ``recycling``,
+                have up to 16 nodes on 12 levels, whatever the bounds above.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -153,6 +154,7 @@ class EaModel:
                 for name, offer in offers.items()
             }
         offers[LOOKUP] = Offer(LookupDrafter(lookup), lookup_shape())
+        offers[RECYCLING] = Offer(RecyclingDrafter(), lookup_shape())
         model = cls(target, offers, base_model_path)
         model.compiles = compile
         if compile == ON or (compile == AUTO and target.device.type != "cpu"):
@@ -253,7 +255,8 @@ class EaModel:
                 which is taken as it is: one without ``sampling`` is a deterministic tree, also with ``hsd``.
             attention_mask: of the shape of ``input_ids``, 0 for padding on the left, which is not read; without it
                 leading padding tokens are taken for padding, as the stock ``generate`` does.
-            drafter: ``eagle3`` (the head), ``draft`` (the draft model) or ``lookup``; the head, if there is one.
+            drafter: ``eagle3`` (the head), ``draft`` (the draft model), ``lookup`` or ``recycling``; the head, if there
+                is one.
 
         Returns:
             ``output_ids`` (1, length), prompt and padding included, ending with the stop token if there was one; with

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from eagle import assets
-from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, HEAD, LOOKUP, Method
+from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, HEAD, PICKING, Method
 from eagle.decoding.speculation import Offer, draft_model_shape, lookup_shape, offer_of
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.devices import best_device, bfloat16_is_fast
@@ -85,9 +85,11 @@ class ModelChoice:
         """
         if self.sampling and self.kind != HYBRID:
             raise InputError(f"--{next(iter(self.sampling)).replace('_', '-')} is for hybrid trees (--hsd)")
-        if self.drafted_by == LOOKUP:
+        if self.drafted_by in PICKING:
             if self.total_token == AUTO_TOTAL_TOKEN:
-                raise InputError("--total-token -1 cannot be measured for look-up: what it finds depends on the text")
+                raise InputError(
+                    f"--total-token -1 cannot be measured for {self.drafted_by}: what it finds depends on the text"
+                )
             return lookup_shape(self.total_token, self.depth, self.top_k)
         total_token = tune.LARGEST if self.total_token == AUTO_TOTAL_TOKEN else self.total_token
         if self.drafted_by == DRAFT_MODEL:

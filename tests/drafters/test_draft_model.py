@@ -199,7 +199,7 @@ def test_a_head_and_a_draft_model_stand_side_by_side(tmp_path: Path) -> None:
     base, head = make_pair(tmp_path)
     write_letters(base)
     model = load_pair(base, head, draft_model_path=str(make_draft_model(tmp_path / "draft")))
-    assert sorted(model.offers) == ["draft", "eagle3", "lookup"]
+    assert sorted(model.offers) == ["draft", "eagle3", "lookup", "recycling"]
     expected = model.naivegenerate(PROMPT, max_new_tokens=30).tolist()
     assert all(model.eagenerate(PROMPT, max_new_tokens=30, drafter=name).tolist() == expected for name in model.offers)
 

@@ -177,6 +177,9 @@ class Answerer:
         messages = self._system()
         turns: list[dict[str, Any]] = []
         reasons: list[str | None] = []
+        if self.drafter is not None:
+            # What is drafted, and so the text of a seed, depends on no other question.
+            self.model.offers[self.drafter].drafter.forget()
         for turn, text in enumerate(question.turns):
             if any(reasons):
                 turns.append(_no_answer())

@@ -11,7 +11,7 @@ from typing import Any
 from eagle import assets
 from eagle.chat_template import template_arguments
 from eagle.data.jsonl import is_text
-from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, PICKING, Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.answer import AnswerSettings
 from eagle.evaluation.answering.few_shot import read_exemplars, recorded
@@ -135,7 +135,7 @@ def names(cell: Cell) -> Record:
     drafted = {}
     if cell.settings.drafting and cell.settings.drafting.drafter == DRAFT_MODEL:
         drafted = {"draft_model": cell.choice.draft_model_path}
-    elif cell.settings.drafting and cell.settings.drafting.drafter != LOOKUP:
+    elif cell.settings.drafting and cell.settings.drafting.drafter not in PICKING:
         drafted = {"ea_model": head or assets.DEFAULT_PAIR}
     return {"base_model": base or assets.DEFAULT_PAIR, **drafted}
 

@@ -45,7 +45,7 @@ def parser(baseline: bool) -> argparse.ArgumentParser:
         hsd.add_argument(
             "--drafter",
             choices=DRAFTERS,
-            help="the head, the draft model, or look-up in the text; default: the head, if there is one",
+            help="what drafts; default: the head, if there is one, else the draft model",
         )
         add_hybrid_arguments(hsd)
     one = parse.add_argument_group("sampling and files")

@@ -62,10 +62,10 @@ class RecyclingDrafting(Drafting):
         root, levels = self.tokens[-1], shape.levels(room)
         if levels < 1:
             return root_only(root)
-        ranks = RANKS[: shape.top_k]
 
         def predict(path: Sequence[int]) -> Mapping[int, float]:
-            return dict(zip(self.successors.get(path[-1] if path else root, ()), ranks, strict=False))
+            likeliest = self.successors.get(path[-1] if path else root, [])[: shape.top_k]
+            return {token: RANKS[rank] for rank, token in enumerate(likeliest)}
 
         return pick_tree(root, predict, shape.total_token, levels, LEAST)
 

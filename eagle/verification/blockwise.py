@@ -38,11 +38,10 @@ def chain_plan(tree: DraftTree, target_probs: Tensor, name: str, cap: float) -> 
     # Without branches the child of node i is node i + 1.
     for node in range(len(tree) - 1):
         r.append(min(r[-1] * families.of[node].ratios[0], cap))
-    weighed = weigh(families, dict(enumerate(r[:-1])))
-    stop = {**dict(enumerate(r)), **weighed.stop}
-    return LeafFirstPlan(
-        tree, families, dict(enumerate(r)), {node: min(at, 1.0) for node, at in stop.items()}, weighed.reached
-    )
+    weights = dict(enumerate(r))
+    weighed = weigh(families, weights)
+    stop = {node: min(at, 1.0) for node, at in {**weights, **weighed.stop}.items()}
+    return LeafFirstPlan(tree, families, weights, stop, weighed.reached)
 
 
 def plan(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:

@@ -27,6 +27,13 @@ def arguments(pair: tuple[Path, Path], questions: Path, *more: str) -> list[str]
     ]
 
 
+def two_questions(folder: Path) -> Path:
+    """A file of two questions of two turns."""
+    file = folder / "question.jsonl"
+    file.write_text("".join(json.dumps({"question_id": n, "turns": ["Tell.", "More."]}) + "\n" for n in (1, 2)))
+    return file
+
+
 def lines(file: Path) -> list[dict]:
     """What the lines of a file hold."""
     return [json.loads(line) for line in file.read_text().splitlines()]

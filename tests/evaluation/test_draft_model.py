@@ -9,7 +9,7 @@ import pytest
 
 from eagle.evaluation import gen_ea_answer_llama3chat, stats, sweep
 from eagle.evaluation.audit import __main__ as audit
-from tests.evaluation.programs import arguments, lines, without_times
+from tests.evaluation.programs import arguments, lines, two_questions, without_times
 from tests.tiny import make_chat_draft, make_chat_pair
 
 METHODS = ["draft/chain:tokenwise", "draft/chain:naive_hsd", "draft/paths:hsd", "draft/hybrid:hsd"]
@@ -25,9 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Path, Path],
 @pytest.fixture
 def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "question.jsonl"
-    file.write_text("".join(json.dumps({"question_id": n, "turns": ["Tell.", "More."]}) + "\n" for n in (1, 2)))
-    return file
+    return two_questions(tmp_path)
 
 
 def test_a_sweep_with_a_draft_model_and_no_head(

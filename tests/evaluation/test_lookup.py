@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eagle.evaluation import gen_ea_answer_llama3chat, stats, sweep
-from tests.evaluation.programs import arguments, lines
+from tests.evaluation.programs import arguments, lines, two_questions
 from tests.tiny import make_chat_pair
 
 
@@ -20,9 +20,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "question.jsonl"
-    file.write_text("".join(json.dumps({"question_id": n, "turns": ["Tell.", "More."]}) + "\n" for n in (1, 2)))
-    return file
+    return two_questions(tmp_path)
 
 
 def test_a_sweep_with_look_up(

@@ -60,16 +60,11 @@ def read_conversations(source: str | None) -> list[Conversation]:
         InputError: it cannot be read, a record is malformed (names it), no record begins with a human turn, or all that
             do are no valid text.
     """
-    if source is None:
-        records, where = _array(assets.sharegpt(), cut_off=True), "ShareGPT"
-    elif source.startswith(HUB):
-        records, where = _hub_records(source.removeprefix(HUB)), source
-    else:
-        records, where = _file_records(Path(source)), source
+    where = "ShareGPT" if source is None else source
     read = 0
     conversations: list[Conversation] = []
     broken: list[str] = []
-    for place, record in records:
+    for place, record in read_records(source):
         read += 1
         if conversation := _conversation(record, place):
             if conversation.is_text:
@@ -90,6 +85,22 @@ def read_conversations(source: str | None) -> list[Conversation]:
 
 Records = Iterator[tuple[str, Any]]
 """Where a record stands, for errors, and the record."""
+
+
+def read_records(source: str | None) -> Records:
+    """The records of a source as they stand there.
+
+    Args:
+        source: see ``read_conversations``.
+
+    Raises:
+        InputError: it cannot be read, or a record is no JSON (names it).
+    """
+    if source is None:
+        return _array(assets.sharegpt(), cut_off=True)
+    if source.startswith(HUB):
+        return _hub_records(source.removeprefix(HUB))
+    return _file_records(Path(source))
 
 
 def _file_records(file: Path) -> Records:

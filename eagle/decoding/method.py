@@ -11,9 +11,12 @@ from eagle.verification import RULES, Rule
 DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2, early=0.05, early_nodes=12)
 DEFAULT_PATHS = 11
 EAGLE3, HSD = "eagle3", "hsd"
-HEAD, DRAFT_MODEL, LOOKUP, RECYCLING = DRAFTERS = ("eagle3", "draft", "lookup", "recycling")
-PICKING = (LOOKUP, RECYCLING)
+HEAD, DRAFT_MODEL, LOOKUP, SUFFIX, RECYCLING = ("eagle3", "draft", "lookup", "suffix", "recycling")
+HEAD_AND_LOOKUP, HEAD_AND_SUFFIX = GRAFTED = (f"{HEAD}+{LOOKUP}", f"{HEAD}+{SUFFIX}")
+"""Heads in whose trees there is what was looked up."""
+PICKING = (LOOKUP, SUFFIX, RECYCLING)
 """Drafters that draw nothing: they have no laws, and their trees are deterministic."""
+DRAFTERS = (HEAD, DRAFT_MODEL, *PICKING, *GRAFTED)
 VERIFIERS = tuple(name for name in RULES if name != "greedy")
 """Rules that can be asked for by name."""
 
@@ -58,6 +61,11 @@ class Method:
             raise InputError(
                 f"the drafter {method.drafter!r} draws no tokens, so its trees are deterministic, not {method.tree}: "
                 f"{method.drafter}/{DETERMINISTIC}:tokenwise"
+            )
+        if method.drafter in GRAFTED and method.tree not in (DETERMINISTIC, HYBRID):
+            raise InputError(
+                f"the drafter {method.drafter!r} picks what it looks up, so its trees are {DETERMINISTIC} or {HYBRID}, "
+                f"not {method.tree}"
             )
         if method.verifier not in VERIFIERS:
             greedy = "; temperature 0 uses it by itself, and above it would not sample"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eagle.checks import whole_number
-from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
+from eagle.decoding.method import DRAFT_MODEL, GRAFTED, HEAD, RECYCLING, Method
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.drafters.drafter import Drafter, NoDrafter
 from eagle.errors import InputError
@@ -78,13 +78,21 @@ def draft_model_shape(
     return TreeShape(60 if total_token is None else total_token, levels - 1, top_k or 10, sampling, paths)
 
 
-def lookup_shape(total_token: int | None = None, depth: int | None = None, top_k: int | None = None) -> TreeShape:
+def lookup_shape(
+    drafter: str,
+    total_token: int | None = None,
+    depth: int | None = None,
+    top_k: int | None = None,
+    least: float | None = None,
+) -> TreeShape:
     """The trees of look-up, of which only what is likely enough is scored; None is a default.
 
     Args:
+        drafter: one of ``PICKING``.
         total_token: nodes at most, the root included (16).
         depth: levels (12).
         top_k: tokens behind each node (4).
+        least: probability of a path that is worth scoring (0.1; of recycling, whose probabilities are averages, 0.03).
 
     Raises:
         InputError: a number out of its range.
@@ -92,7 +100,19 @@ def lookup_shape(total_token: int | None = None, depth: int | None = None, top_k
     levels = 12 if depth is None else depth
     if whole_number("depth", levels) < 1:
         raise InputError(f"depth is the length of what is looked up: 1 or more, not {levels}")
-    return TreeShape(16 if total_token is None else total_token, levels - 1, top_k or 4)
+    least = (0.03 if drafter == RECYCLING else 0.1) if least is None else least
+    return TreeShape(16 if total_token is None else total_token, levels - 1, top_k or 4, least=least)
+
+
+def grafted_shape(shape: TreeShape, total_token: int | None = None, least: float | None = None) -> TreeShape:
+    """Of a head's trees those with look-up in them: as large as what is found is worth; None is a default.
+
+    Args:
+        shape: of the head's trees.
+        total_token: nodes at most, the root included (16, or the head's).
+        least: key of a node that is worth scoring (0.05).
+    """
+    return replace(shape, total_token=total_token or max(16, shape.total_token), least=least or 0.05)
 
 
 def speculation(
@@ -123,7 +143,8 @@ def offer_of(offers: Mapping[str, Offer], method: Method) -> Offer:
     """
     offer = offers.get(method.drafter)
     if offer is None:
-        how = {DRAFT_MODEL: "draft_model_path (--draft-model-path)", HEAD: "ea_model_path (--ea-model-path)"}
+        head = "ea_model_path (--ea-model-path)"
+        how = {DRAFT_MODEL: "draft_model_path (--draft-model-path)", **dict.fromkeys((HEAD, *GRAFTED), head)}
         raise InputError(
             f"the method {method.name} needs the drafter {method.drafter!r}, and this model has "
             f"{', '.join(sorted(offers)) or 'none'}; give {how[method.drafter]}"

@@ -7,7 +7,7 @@ of 8-bit models, whose nodes cost less, stand under ``"cpu int8"``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ class StoredTrees:
         if not found:
             return default
         return found[min(found, key=lambda searched: (abs(searched - temperature), searched))]
+
+    def each(self, made: Callable[[TreeShape], TreeShape]) -> StoredTrees:
+        """The trees that a function makes of these."""
+        return StoredTrees(
+            {kind: {at: made(shape) for at, shape in found.items()} for kind, found in self.found.items()}
+        )
 
 
 NO_TREES = StoredTrees()

@@ -141,14 +141,14 @@ class DraftModelDrafting(Drafting):
             seen = torch.cat([ancestors, itself], dim=1)
             depths.extend([above] * count)
             self._levels.append((tokens, parents))
-            logits = self.model.extend(self.vocabulary.support[tokens], torch.tensor(depths), seen, self.cache).logits
+            logits = self.model.extend(tokens, torch.tensor(depths), seen, self.cache).logits
             return texts(self.vocabulary.columns(logits))
 
         return expand
 
     def _slots(self, accepted: Sequence[int]) -> list[int]:
         """Of the nodes that the model ran on, in the order in which it did, those that these tokens are on."""
-        table = torch.cat([torch.stack([self.vocabulary.support[t], p]) for t, p in self._levels], dim=1).tolist()
+        table = torch.cat([torch.stack(level) for level in self._levels], dim=1).tolist()
         found: list[int] = []
         start, above = 0, 0
         # The last accepted node may be a leaf that was not run on, and the tree may be deeper than what was accepted.

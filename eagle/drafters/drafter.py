@@ -91,7 +91,7 @@ class Drafter(ABC):
         knows_every_prefix: whether ``Drafting.law`` is there.
     """
 
-    name: ClassVar[str]
+    name: str
     reads: ClassVar[Reads]
     knows_every_prefix: ClassVar[bool] = False
 

@@ -20,8 +20,6 @@ from eagle.tree.shape import TreeShape
 # How often the successor of each rank is what comes next, where a token was scored before: counted over 17,500 tokens
 # of answers of the embedded default to training prompts, each answer by itself (temperatures 0.6 and 1).
 RANKS = (0.351, 0.091, 0.044, 0.028, 0.023, 0.017, 0.017, 0.013)
-LEAST = 0.03
-"""Probability of a path that is worth scoring."""
 
 
 class RecyclingDrafter(Drafter):
@@ -67,7 +65,7 @@ class RecyclingDrafting(Drafting):
             likeliest = self.successors.get(path[-1] if path else root, [])[: shape.top_k]
             return {token: RANKS[rank] for rank, token in enumerate(likeliest)}
 
-        return pick_tree(root, predict, shape.total_token, levels, LEAST)
+        return pick_tree(root, predict, shape.total_token, levels, shape.least)
 
     def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
         """See ``Drafting.learn``: of several nodes of a token the last one counts, and accepted ones before others."""

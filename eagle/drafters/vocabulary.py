@@ -6,6 +6,7 @@ compared are the strings of the two tokenizers' tokens, never the sizes of the t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,12 @@ class SharedVocabulary:
     def spread(self, law: Tensor) -> Tensor:
         """(D,) law -> (target table,), 0 where the draft model has no token."""
         return law.new_zeros(self.target_size).index_copy_(0, self.support, law)
+
+
+def vocabulary_sha256(vocabulary: Mapping[str, int]) -> str:
+    """What identifies a tokenizer's vocabulary, token -> id: under the same ids the same strings."""
+    listed = "\n".join(f"{index} {token}" for token, index in sorted(vocabulary.items(), key=lambda item: item[1]))
+    return hashlib.sha256(listed.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def shared_vocabulary(

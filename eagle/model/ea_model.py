@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,26 +13,15 @@ from eagle import assets
 from eagle.clock import Clock
 from eagle.decoding.decoding import Decoding, rounds
 from eagle.decoding.info import DecodingInfo
-from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, RECYCLING, Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
 from eagle.decoding.prompt import Prompt
 from eagle.decoding.sampling_params import SamplingParams
-from eagle.decoding.speculation import (
-    AUTOREGRESSIVE,
-    Offer,
-    Speculation,
-    draft_model_shape,
-    lookup_shape,
-    offer_of,
-    speculation,
-)
-from eagle.decoding.stored_trees import NO_TREES, StoredTrees
-from eagle.drafters.draft_model import load_draft_model
+from eagle.decoding.speculation import AUTOREGRESSIVE, Offer, Speculation, offer_of, speculation
 from eagle.drafters.drafter import Drafter
-from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
-from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupDrafter, LookupSettings
-from eagle.drafters.recycling import RecyclingDrafter
+from eagle.drafters.eagle3.drafter import HeadDrafter
+from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupSettings
 from eagle.errors import InputError
-from eagle.folders import local_folder
+from eagle.model.offers import Bounds, draft_model_offer, head_offer, without_a_model
 from eagle.target.base import load_tokenizer
 from eagle.target.compiling import AUTO, COMPILE, OFF, ON, compile_target
 from eagle.target.int8 import QUANTIZE
@@ -41,13 +29,11 @@ from eagle.target.loading import load_target
 from eagle.target.processors import processors_of
 from eagle.target.target import Target
 from eagle.target.text import Text
-from eagle.tree.shape import AUTO_TOTAL_TOKEN, PATHS, Sampling, TreeShape
-from eagle.tuning import size as tune
+from eagle.tree.shape import PATHS, Sampling, TreeShape
 
 EOT = "<|eot_id|>"
 # New tokens, at most, from which on a CPU gains more by compiling than it takes (some 40 s, against 8 ms a round).
 COMPILING_PAYS = 20_000
-EAGLE_BOUNDS = {"total_token": 60, "depth": 7, "top_k": 10}
 
 
 class EaModel:
@@ -57,7 +43,7 @@ class EaModel:
 
     Args:
         target: the base model.
-        offers: the drafters it has, by name (``eagle3``, ``draft``, ``lookup``, ``recycling``), with their trees.
+        offers: the drafters it has, by name (``eagle3``, ``draft``, ``lookup``, ...), with their trees.
         base_model_path: where the tokenizer is, if anywhere.
 
     Attributes:
@@ -91,6 +77,7 @@ class EaModel:
         compile: str = AUTO,
         quantize: str | None = None,
         lookup: LookupSettings = DEFAULT_LOOKUP,
+        least: float | None = None,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head, or a separate draft model in its place or beside it.
@@ -116,8 +103,10 @@ class EaModel:
                 (``expect``). What cannot be compiled goes on without, and says so.
             quantize: ``int8``: models on a CPU are given 8-bit weights and activations, which makes other models of
                 them; None leaves them as they are.
-            lookup: what the drafter ``lookup``, which needs no model, looks up. Its trees, and those of ``recycling``,
-                have up to 16 nodes on 12 levels, whatever the bounds above.
+            lookup: what the drafter ``lookup``, which needs no model, looks up. Trees of ``lookup``, ``suffix`` and
+                ``recycling`` have up to 16 nodes on 12 levels, whatever the bounds above; those of ``eagle3+lookup``
+                and ``eagle3+suffix`` are the head's, with up to 16 nodes.
+            least: key of a node that is worth scoring, about its probability; None: all are (0.05 beside a head).
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -129,32 +118,21 @@ class EaModel:
             raise InputError(f"compile must be one of {', '.join(COMPILE)}, not {compile!r}")
         if not use_eagle3:
             raise InputError("use_eagle3=False (an EAGLE-1/2 head) is not supported; use an EAGLE-3 head")
-        auto = total_token == AUTO_TOTAL_TOKEN
-        bounds = (("total_token", tune.LARGEST if auto else total_token), ("depth", depth), ("top_k", top_k))
-        given = {name: value for name, value in bounds if value is not None}
-        shape = TreeShape(**EAGLE_BOUNDS | given, sampling=sampling, paths=paths)
+        bounds = Bounds(total_token, depth, top_k, sampling, paths, least)
+        _ = bounds.of_a_head
         if quantize not in (None, *QUANTIZE):
             raise InputError(f"quantize must be None or one of {', '.join(QUANTIZE)}, not {quantize!r}")
         resolve = assets.resolve_pair if draft_model_path is None else assets.resolve_base_and_head
         base_model_path, ea_model_path = resolve(base_model_path, ea_model_path)
         target = load_target(base_model_path, quantize, verify_target, **hf_kwargs)
-        offers = {}
+        offers: dict[str, Offer] = {}
         if ea_model_path is not None:
-            trees = NO_TREES
-            if not given and sampling is None:
-                folder = local_folder(ea_model_path, "the draft head")
-                trees = StoredTrees.read(folder, target.device.type, quantize)
-            offers[HEAD] = Offer(load_head_drafter(ea_model_path, target, quantize), shape, trees)
+            offers[HEAD] = head_offer(ea_model_path, target, quantize, bounds)
         if draft_model_path is not None:
-            drafter = load_draft_model(draft_model_path, target, base_model_path, quantize, **hf_kwargs)
-            offers[DRAFT_MODEL] = Offer(drafter, draft_model_shape(**given, sampling=sampling, paths=paths))
-        if auto:
-            offers = {
-                name: replace(offer, shape=tune.tuned_shape(target, offer.drafter, offer.shape))
-                for name, offer in offers.items()
-            }
-        offers[LOOKUP] = Offer(LookupDrafter(lookup), lookup_shape())
-        offers[RECYCLING] = Offer(RecyclingDrafter(), lookup_shape())
+            offers[DRAFT_MODEL] = draft_model_offer(
+                draft_model_path, target, base_model_path, quantize, bounds, **hf_kwargs
+            )
+        offers |= without_a_model(lookup, base_model_path, offers.get(HEAD), bounds)
         model = cls(target, offers, base_model_path)
         model.compiles = compile
         if compile == ON or (compile == AUTO and target.device.type != "cpu"):
@@ -255,8 +233,8 @@ class EaModel:
                 which is taken as it is: one without ``sampling`` is a deterministic tree, also with ``hsd``.
             attention_mask: of the shape of ``input_ids``, 0 for padding on the left, which is not read; without it
                 leading padding tokens are taken for padding, as the stock ``generate`` does.
-            drafter: ``eagle3`` (the head), ``draft`` (the draft model), ``lookup`` or ``recycling``; the head, if there
-                is one.
+            drafter: ``eagle3`` (the head), ``draft`` (the draft model), ``lookup``, ``suffix``, ``recycling``, or the
+                head with one of them, ``eagle3+lookup`` or ``eagle3+suffix``; the head, if there is one.
 
         Returns:
             ``output_ids`` (1, length), prompt and padding included, ending with the stop token if there was one; with

@@ -6,16 +6,17 @@ import argparse
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from eagle import assets
-from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, HEAD, PICKING, Method
-from eagle.decoding.speculation import Offer, draft_model_shape, lookup_shape, offer_of
+from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, GRAFTED, HEAD, PICKING, Method
+from eagle.decoding.speculation import Offer, draft_model_shape, grafted_shape, lookup_shape, offer_of
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.devices import best_device, bfloat16_is_fast
-from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupSettings
+from eagle.drafters.lookup.drafter import CONTEXT, DEFAULT_LOOKUP, FILES, LETTERS, LookupSettings
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
@@ -46,6 +47,7 @@ class ModelChoice:
         total_token: of the tree; None takes the stored or the default value, as for the next three.
         depth: of the tree.
         top_k: of the tree.
+        least: of the tree: the key of a node that is worth scoring.
         paths: of a tree of several chains.
         kind: of the tree, one of ``TREES``.
         drafter: of the tree, one of ``DRAFTERS``; None: the head, if there is one.
@@ -67,6 +69,7 @@ class ModelChoice:
     total_token: int | None = None
     depth: int | None = None
     top_k: int | None = None
+    least: float | None = None
     paths: int | None = None
     kind: str = DETERMINISTIC
     drafter: str | None = None
@@ -85,18 +88,22 @@ class ModelChoice:
         """
         if self.sampling and self.kind != HYBRID:
             raise InputError(f"--{next(iter(self.sampling)).replace('_', '-')} is for hybrid trees (--hsd)")
+        if self.drafted_by in (*PICKING, *GRAFTED) and self.total_token == AUTO_TOTAL_TOKEN:
+            raise InputError(
+                f"--total-token -1 cannot be measured for {self.drafted_by}: what it finds depends on the text"
+            )
         if self.drafted_by in PICKING:
-            if self.total_token == AUTO_TOTAL_TOKEN:
-                raise InputError(
-                    f"--total-token -1 cannot be measured for {self.drafted_by}: what it finds depends on the text"
-                )
-            return lookup_shape(self.total_token, self.depth, self.top_k)
+            return lookup_shape(self.drafted_by, self.total_token, self.depth, self.top_k, self.least)
         total_token = tune.LARGEST if self.total_token == AUTO_TOTAL_TOKEN else self.total_token
         if self.drafted_by == DRAFT_MODEL:
             sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
-            return draft_model_shape(total_token, self.depth, self.top_k, sampling, self.paths)
+            shape = draft_model_shape(total_token, self.depth, self.top_k, sampling, self.paths)
+            return replace(shape, least=self.least)
         stored = self.stored_trees(device).at(self.temperature, self.kind)
-        bounds = {"total_token": total_token, "depth": self.depth, "top_k": self.top_k, "paths": self.paths}
+        if self.drafted_by in GRAFTED:
+            stored = grafted_shape(stored)
+        bounds = {"total_token": total_token, "paths": self.paths}
+        bounds |= {name: getattr(self, name) for name in ("depth", "top_k", "least")}
         given = {name: value for name, value in bounds.items() if value is not None}
         sampling = replace(stored.sampling or DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
         return replace(stored, **given, sampling=sampling)
@@ -154,7 +161,12 @@ def add_lookup_arguments(group: argparse._ArgumentGroup) -> None:
     """The arguments that say what the drafter ``lookup`` looks up."""
     group.add_argument("--shortest", type=int, help="tokens of a match, at least; default 1")
     group.add_argument("--longest", type=int, help="tokens of a match, at most; default 8")
-    group.add_argument("--least", type=float, help="probability of a path that is worth scoring; default 0.1")
+    group.add_argument(
+        "--order",
+        help=f"databases, of {', '.join(LETTERS)}: the text itself, --model-db, --corpus-db; default: all there are",
+    )
+    group.add_argument("--model-db", type=Path, help="S: answers of the model, of python -m eagle.lookup build")
+    group.add_argument("--corpus-db", type=Path, help="L: any text, of the same")
 
 
 def lookup_settings(args: argparse.Namespace) -> LookupSettings:
@@ -163,7 +175,9 @@ def lookup_settings(args: argparse.Namespace) -> LookupSettings:
     Raises:
         InputError: a number out of its range.
     """
-    return LookupSettings(**{name: getattr(args, name) for name in MATCHES if getattr(args, name) is not None})
+    given = {name: getattr(args, name) for name in MATCHES if getattr(args, name) is not None}
+    order = CONTEXT + "".join(letter for letter, name in FILES.items() if name in given)
+    return LookupSettings(**{"order": order, **given})
 
 
 def pair_of(args: argparse.Namespace) -> ModelChoice:

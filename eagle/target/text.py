@@ -64,10 +64,10 @@ class LevelTexts:
         # (k, length) target ids that the level's nodes follow, themselves included.
         self._texts = None if written is None else torch.tensor([list(written.text)], device=support.device)
 
-    def descend(self, columns: Tensor, parents: Tensor) -> None:
-        """The next level: (k,) columns of its tokens, and (k,) the index of each one's parent in the level before."""
+    def descend(self, tokens: Tensor, parents: Tensor) -> None:
+        """The next level: (k,) target ids of its tokens, (k,) the index of each one's parent in the level before."""
         if self._texts is not None:
-            self._texts = torch.cat([self._texts[parents], self._support[columns][:, None]], dim=1)
+            self._texts = torch.cat([self._texts[parents], tokens[:, None]], dim=1)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(k, D) logits of what follows the level's nodes -> the same, processed."""

@@ -60,7 +60,7 @@ def draw_paths(
         if level + 1 < levels:
             level_rows, level_columns = zip(*entry_of, strict=True)
             following = expand(
-                torch.tensor(level_columns, device=root_logits.device),
+                support[torch.tensor(level_columns, device=root_logits.device)],
                 torch.tensor(level_rows, device=root_logits.device),
             )
             laws.append(chance.of(following))

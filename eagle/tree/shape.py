@@ -82,6 +82,7 @@ class TreeShape:
         top_k: deterministic children an expanded node may have, and expanded nodes a level.
         sampling: sampled children; None: all are deterministic, which is EAGLE-3's tree.
         paths: of a tree that is so many chains, each drawn by itself from the root on; None for every other tree.
+        least: nodes whose key is smaller are not worth scoring, so that a tree may be smaller; None: all are.
     """
 
     total_token: int
@@ -89,6 +90,7 @@ class TreeShape:
     top_k: int
     sampling: Sampling | None = None
     paths: int | None = None
+    least: float | None = None
 
     def __post_init__(self) -> None:
         if whole_number("total_token", self.total_token) < 2:
@@ -102,6 +104,8 @@ class TreeShape:
             raise InputError(f"top_k must be 1 or more, not {self.top_k}")
         if self.paths is not None and whole_number("paths", self.paths) < 1:
             raise InputError(f"paths must be 1 or more, not {self.paths}")
+        if self.least is not None and not 0.0 < number("least", self.least) <= 1.0:
+            raise InputError(f"least must lie in (0, 1], or be None, not {self.least}")
 
     @classmethod
     def chain(cls, length: int) -> TreeShape:
@@ -136,9 +140,9 @@ class TreeShape:
         return replace(self, sampling=self.sampling.at(temperature))
 
     def record(self) -> dict[str, Any]:
-        """The shape as JSON has it; ``paths`` only where there are several."""
+        """The shape as JSON has it; ``paths`` and ``least`` only where they say something."""
         record = asdict(self) | {"sampling": self.sampling and self.sampling.record()}
-        return record if self.paths is not None else {name: value for name, value in record.items() if name != "paths"}
+        return {name: value for name, value in record.items() if value is not None or name == "sampling"}
 
     def levels(self, room: int) -> int:
         """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""

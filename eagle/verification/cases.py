@@ -11,6 +11,7 @@ from torch import Tensor
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
 from eagle.tree.growth import grow
+from eagle.tree.retrieval import Predict, Retrieval
 from eagle.tree.shape import TreeShape
 from eagle.verification.enumeration import Case, Choose, Path, Table
 
@@ -104,7 +105,13 @@ def drawn_tree(sketches: tuple[Sketch, ...], draft: Table, support: Sequence[int
 
 
 def grown_tree(
-    shape: TreeShape, levels: int, draft: Table, law: Callable[[Tensor], Tensor], support: Sequence[int], choose: Choose
+    shape: TreeShape,
+    levels: int,
+    draft: Table,
+    law: Callable[[Tensor], Tensor],
+    support: Sequence[int],
+    choose: Choose,
+    predict: Predict | None = None,
 ) -> DraftTree:
     """Grow a tree with the drafter's own code, from a table in place of a head.
 
@@ -115,6 +122,7 @@ def grown_tree(
         law: what samples are drawn from, see ``Chance.law``.
         support: target ids of the draft vocabulary.
         choose: draws.
+        predict: looks up picked children from elsewhere, a level deeper too.
     """
     frontier: list[Path] = [()]
     ids = torch.tensor(support)
@@ -124,12 +132,13 @@ def grown_tree(
 
     def expand(tokens: Tensor, parents: Tensor) -> Tensor:
         nonlocal frontier
-        frontier = [
-            (*frontier[parent], support[token]) for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)
-        ]
+        frontier = [(*frontier[parent], token) for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)]
         return logits_of(frontier)
 
-    return grow(0, logits_of(frontier)[0], expand, ids, shape, levels, Chance(law, lambda _: choose))
+    retrieval = None
+    if predict is not None:
+        retrieval = Retrieval(predict, {token: column for column, token in enumerate(support)}, levels + 1)
+    return grow(0, logits_of(frontier)[0], expand, ids, shape, levels, Chance(law, lambda _: choose), retrieval)
 
 
 def sketched(
@@ -152,6 +161,7 @@ def grown(
     draft: Table,
     support: Sequence[int] | None = None,
     temperature: float = 1.0,
+    predict: Predict | None = None,
 ) -> Case:
     """A case with a tree of the drafter's own code; the laws of its samples are the draft's at ``temperature``."""
     ids = range(len(target(()))) if support is None else support
@@ -160,7 +170,10 @@ def grown(
     def law(logits: Tensor) -> Tensor:
         return (logits / temperature).softmax(-1)
 
-    return Case(name, target, draft, lambda choose: grown_tree(shape, levels, draft, law, ids, choose), levels + 1)
+    def make(choose: Choose) -> DraftTree:
+        return grown_tree(shape, levels, draft, law, ids, choose, predict)
+
+    return Case(name, target, draft, make, levels + (1 if predict is None else 2))
 
 
 TOY_TARGET, TOY_DRAFT = (1 / 3, 2 / 3), (2 / 3, 1 / 3)

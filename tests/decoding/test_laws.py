@@ -100,13 +100,18 @@ def two_tokens(tmp_path_factory: pytest.TempPathFactory) -> EaModel:
     return load_pair(base, head, draft_model_path=str(draft))
 
 
+# A token is picked where the head is sure of it or it was looked up.
+HALF_PICKED = Sampling(threshold=0.6, rho=0.7, samples=1)
 # The bounds of the trees, and how many tokens are followed.
 GENERATIONS = {
     "draft/chain:naive_hsd": (TreeShape(3, 1, 1), 4),
     "draft/chain:hsd": (TreeShape(3, 1, 1), 3),
     "draft/paths:hsd": (TreeShape(3, 0, 1, paths=2), 3),
     "chain:tokenwise": (TreeShape(3, 1, 1), 3),
-    "lookup/deterministic:hsd": (TreeShape(4, 1, 2), 3),
+    "lookup/deterministic:hsd": (TreeShape(4, 1, 2, least=0.1), 3),
+    "suffix/deterministic:hsd": (TreeShape(4, 1, 2, least=0.1), 3),
+    "eagle3+lookup/hybrid:hsd": (TreeShape(3, 0, 1, HALF_PICKED), 4),
+    "eagle3+suffix/hybrid:hsd": (TreeShape(3, 0, 1, HALF_PICKED), 4),
 }
 
 

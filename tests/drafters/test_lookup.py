@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from eagle.drafters.lookup.drafter import LookupSettings
-from eagle.drafters.lookup.ngrams import Match, NGrams
-from eagle.drafters.lookup.prediction import ESCAPES, predicted
+from eagle.drafters.lookup.database import Match
+from eagle.drafters.lookup.drafter import LookupDrafter, LookupSettings
+from eagle.drafters.lookup.ngrams import NGrams
+from eagle.drafters.lookup.prediction import predicted
 from eagle.drafters.lookup.trie import pick_tree
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
@@ -61,8 +63,8 @@ def test_a_text_that_became_shorter_is_as_if_it_had_never_been_longer() -> None:
 
 
 def test_what_a_match_leaves_open_goes_to_the_next_shorter_one() -> None:
-    matches = [Match(2, {7: 3, 8: 1}), Match(1, {8: 2, 5: 2, 7: 1})]
-    one, two = ESCAPES[0], ESCAPES[1]
+    one, two = 5.0, 1.5
+    matches = [Match(2, {7: 3, 8: 1}, two), Match(1, {8: 2, 5: 2, 7: 1}, one)]
     left = two / (4 + two)
     probabilities = predicted(matches, 0.001, 9)
     assert probabilities == pytest.approx({7: 3 / (4 + two), 8: 1 / (4 + two), 5: left * 2 / (5 + one)})
@@ -104,8 +106,8 @@ def test_greedy_texts_are_the_models_own_and_drafts_are_accepted(tmp_path: Path,
     model = load_pair(*make_pair(tmp_path))
     model.base_model.generation_config.update(**processed)
     prompt = torch.tensor([[3, 1, 4, 1, 5, 2, 3, 1]])
-    for settings in (LookupSettings(), LookupSettings(longest=2, least=0.02)):
-        model.offers["lookup"].drafter.settings = settings
+    for settings in (LookupSettings(), LookupSettings(longest=2)):
+        model.offers["lookup"] = replace(model.offers["lookup"], drafter=LookupDrafter(settings))
         ids, _, _, info = model.eagenerate(prompt, max_new_tokens=60, log=True, drafter="lookup")
         assert torch.equal(ids, model.naivegenerate(prompt, max_new_tokens=60))
         assert sum(info["accept_length"]) > 0
@@ -144,10 +146,13 @@ def test_what_needs_laws_is_refused(llama: EaModel, how: dict[str, str], complai
         ({"shortest": 0}, "a match has at least 1 token"),
         ({"shortest": 4, "longest": 3}, "not 4 to 3"),
         ({"longest": 2.5}, "longest must be a whole number"),
-        ({"least": 0.0}, r"least must lie in \(0, 1\]"),
-        ({"least": math.nan}, "least"),
+        ({"order": "WX"}, "each at most once, not 'WX'"),
+        ({"order": "WW"}, "each at most once, not 'WW'"),
+        ({"order": ""}, "order is made of the letters W, S, L"),
+        ({"order": "WS"}, "S is the file model_db .*there is none"),
+        ({"corpus_db": Path("c")}, "L is the file corpus_db .*the order is W"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(how: dict[str, float], complaint: str) -> None:
+def test_settings_that_make_no_sense_are_refused(how: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         LookupSettings(**how)

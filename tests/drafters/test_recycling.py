@@ -42,7 +42,7 @@ def rows(*likeliest: tuple[int, int]) -> Scores:
 def test_the_successors_that_were_scored_last_make_the_next_tree() -> None:
     drafter, tokens = RecyclingDrafter(), [4, 7]
     text = Text(torch.tensor([tokens]), Warper(0.0), 50)
-    shape = TreeShape(6, 2, 2)
+    shape = TreeShape(6, 2, 2, least=0.03)
     drafting = drafter.begin(text, tokens, shape)
     drafting.read(rows((5, 6)))
     tokens.append(5)

@@ -39,8 +39,8 @@ def test_a_sweep_with_look_up(
     assert texts[0] == texts[1]
     run = json.loads((folder / f"tiny-temperature-1.0_{name}_run.json").read_text())["settings"]
     assert run["drafting"] == {"tree": "deterministic", "verifier": "tokenwise", "drafter": "lookup"}
-    assert run["lookup"] == {"shortest": 1, "longest": 5, "least": 0.1}
-    assert run["tree"] == {"total_token": 16, "depth": 11, "top_k": 4, "sampling": None}
+    assert run["lookup"] == {"shortest": 1, "longest": 5, "order": "W"}
+    assert run["tree"] == {"total_token": 16, "depth": 11, "top_k": 4, "sampling": None, "least": 0.1}
     assert "ea_model_sha256" not in run
     infos = lines(folder / f"tiny-temperature-0.0_{name}_info.jsonl")
     assert sum(sum(turn) for info in infos for turn in info["accept_length"]) > 0

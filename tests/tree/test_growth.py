@@ -19,10 +19,10 @@ SAME = torch.arange(VOCAB)
 
 
 class Table:
-    """A drafter that is a table: what follows a path of draft ids."""
+    """A drafter that is a table: what follows a path of draft ids, each of which is a target id with ``offset``."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, offset: int = 0) -> None:
+        self.seed, self.offset = seed, offset
         self.paths: list[tuple[int, ...]] = [()]
 
     def logits(self, path: tuple[int, ...]) -> torch.Tensor:
@@ -31,7 +31,8 @@ class Table:
 
     def expand(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
         self.paths = [
-            (*self.paths[parent], token) for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)
+            (*self.paths[parent], token - self.offset)
+            for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)
         ]
         return torch.stack([self.logits(path) for path in self.paths])
 
@@ -64,7 +65,7 @@ def paths_of(tree: DraftTree) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("shape", [TreeShape(2, 0, 3), TreeShape(9, 3, 3), TreeShape(60, 5, 10), TreeShape(30, 2, 7)])
 @pytest.mark.parametrize("seed", range(5))
 def test_growth_is_the_dynamic_tree(shape: TreeShape, seed: int) -> None:
-    table = Table(seed)
+    table = Table(seed, offset=10)
     levels = shape.levels(room=100)
     tree = grow(99, table.logits(()), table.expand, SAME + 10, shape, levels)
     paths = paths_of(tree)
@@ -105,7 +106,7 @@ def test_room_bounds_the_levels() -> None:
 
 
 def grown_hybrid(seed: int, shape: TreeShape) -> DraftTree:
-    table = Table(seed)
+    table = Table(seed, offset=10)
     source = torch.Generator().manual_seed(seed)
 
     def choose(weights: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eagle.tree import growth as tree_module
+from eagle.tree import selection
 from eagle.tree.draft_tree import ONE_HOT, DraftTree
 from eagle.tree.shape import Sampling, TreeShape
 from eagle.verification import RULES, enumeration
@@ -120,9 +121,9 @@ def worst_of(samples: int, count: int) -> dict[str, float]:
 def test_ranking_a_node_by_its_own_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     family = tree_module._family
 
-    def by_own_token(logits, parent_keys, *how):
-        grown_family = family(logits, parent_keys, *how)
-        own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown_family.tokens)
+    def by_own_token(logits, parent_keys, **how):
+        grown_family = family(logits, parent_keys, **how)
+        own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown_family.columns)
         drawn = torch.arange(own.shape[1]) >= own.shape[1] - grown_family.samples
         drawn = drawn & (grown_family.keys > -torch.inf)
         return replace(grown_family, keys=torch.where(drawn, own, grown_family.keys))
@@ -202,13 +203,13 @@ def trees_of(case: Case) -> list[tuple[list[int], list[int]]]:
 
 def test_deciding_early_on_what_was_drawn_below_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each level's nodes early only if the level below them has a confident one."""
-    ranks = tree_module._ranks
+    ranks = selection._ranks
 
     def hindsight(keys, families, sampling):
         late = replace(sampling, early=None) if sampling.early is not None else sampling
         return ranks(keys, families, sampling if float(families[-1].keys.max()) > math.log(sampling.early) else late)
 
-    monkeypatch.setattr(tree_module, "_ranks", hindsight)
+    monkeypatch.setattr(selection, "_ranks", hindsight)
     assert max(worst_pruned(range(60), early=True).values()) > 0.003
 
 
@@ -266,7 +267,7 @@ def test_a_sample_stands_before_a_likelier_pick_and_that_is_optimal() -> None:
 def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Testing the sample first without giving it the largest key; token-wise verification does not notice."""
     assert all(result.distance < 1e-9 for result in enumeration.exact(crowding_case(), ON_TREES).values())
-    select = tree_module._select
+    select = tree_module.select
 
     def sample_first(*args):
         tree = select(*args)
@@ -282,7 +283,7 @@ def test_pruning_elder_siblings_for_what_is_drawn_below_younger_ones_is_caught(m
             laws=tree.laws and replace(tree.laws, row_of=row_of[order], columns=tree.laws.columns[order]),
         )
 
-    monkeypatch.setattr(tree_module, "_select", sample_first)
+    monkeypatch.setattr(tree_module, "select", sample_first)
     results = enumeration.exact(crowding_case(), ON_TREES)
     assert results["hsd"].distance > 0.003
     assert results["tokenwise"].distance < 1e-9

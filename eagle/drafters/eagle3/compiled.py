@@ -36,15 +36,15 @@ class CompiledHead:
         return found
 
     def level(
-        self, drafted: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
+        self, tokens: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Eagle3Head.level``."""
-        if len(drafted) == 1:
-            return self._head.level(drafted, parents, hidden, seen, view)
+        if len(tokens) == 1:
+            return self._head.level(tokens, parents, hidden, seen, view)
         if len(hidden) == 1:
             # The root's row, which is above all of them, twice.
             hidden, seen = hidden.repeat(2, 1), seen.repeat(2, 1)
-        found: tuple[Tensor, Tensor, Tensor] = self._level(self._head, drafted, parents, hidden, seen, view)
+        found: tuple[Tensor, Tensor, Tensor] = self._level(self._head, tokens, parents, hidden, seen, view)
         return found
 
     @torch.inference_mode()
@@ -59,9 +59,9 @@ class CompiledHead:
             view = cache.view(TEXT, slice(TEXT - count, TEXT))
             mark_varying((features, tokens, tuple(view)), (TEXT, LEVEL))
             self.behind(features, tokens, view)
-        drafted, parents = torch.zeros(2, LEVEL, dtype=torch.int64, device=like.device)
+        tokens, parents = torch.zeros(2, LEVEL, dtype=torch.int64, device=like.device)
         hidden = like.new_zeros(ABOVE, head.config.layer.hidden_size)
         seen = torch.ones(ABOVE, TEXT, dtype=torch.bool, device=like.device)
         view = cache.view(TEXT + LEVEL, slice(TEXT, TEXT + 1))
-        mark_varying((drafted, parents, hidden, seen, tuple(view)), (TEXT, TEXT + LEVEL, ABOVE, LEVEL))
-        self.level(drafted, parents, hidden, seen, view)
+        mark_varying((tokens, parents, hidden, seen, tuple(view)), (TEXT, TEXT + LEVEL, ABOVE, LEVEL))
+        self.level(tokens, parents, hidden, seen, view)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -21,6 +22,7 @@ from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.growth import grow
+from eagle.tree.retrieval import Predict, Retrieval
 from eagle.tree.shape import TreeShape
 
 
@@ -31,7 +33,7 @@ class Steps(Protocol):
         """See ``Eagle3Head.behind``."""
 
     def level(
-        self, drafted: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
+        self, tokens: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Eagle3Head.level``."""
 
@@ -50,6 +52,11 @@ class HeadDrafter(Drafter):
         self.steps: Steps = head
         self.support = head.to_target(torch.arange(head.config.draft_vocab_size, device=head.norm.weight.device))
         self._spare: HeadCache | None = None
+
+    @cached_property
+    def column_of(self) -> Mapping[int, int]:
+        """The draft id of each target id that has one."""
+        return {token: column for column, token in enumerate(self.support.tolist())}
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> HeadDrafting:
         """See ``Drafter.begin``."""
@@ -118,8 +125,8 @@ class HeadDrafting(Drafting):
         self._prompt_end = features[-1:].clone()
         self._waiting = [features]
 
-    def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
-        """See ``Drafting.draft``."""
+    def draft(self, shape: TreeShape, room: int, chance: Chance | None, predict: Predict | None = None) -> DraftTree:
+        """See ``Drafting.draft``; with ``predict`` what is looked up competes with what the head proposes."""
         root, levels = self.tokens[-1], shape.levels(room)
         if levels < 1:
             return root_only(root)
@@ -130,7 +137,11 @@ class HeadDrafting(Drafting):
         texts = LevelTexts(self.written, support, len(self.head.embedding))
         logits, hidden = self._commit(features, following)
         level = _Level(self.drafter.steps, self.cache, hidden, texts)
-        return grow(root, texts(logits)[0], level.expand, support, shape, levels, chance)
+        retrieval = None
+        if predict is not None:
+            # A match may be longer than the head's levels.
+            retrieval = Retrieval(predict, self.drafter.column_of, min(shape.total_token - 1, room))
+        return grow(root, texts(logits)[0], level.expand, support, shape, levels, chance, retrieval)
 
     def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
         """See ``Drafting.learn``."""
@@ -188,11 +199,11 @@ class _Level:
         # What each node of the level sees of the cache; the root's own entry is a committed one.
         self.seen = torch.ones(1, cache.committed, dtype=torch.bool, device=hidden.device)
 
-    def expand(self, drafted: Tensor, parents: Tensor) -> Tensor:
-        """Run the head on the children ``drafted`` (draft ids) of ``parents`` (indices into the level before)."""
-        self.texts.descend(drafted, parents)
-        self.end += len(drafted)
+    def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """Run the head on the children ``tokens`` (target ids) of ``parents`` (indices into the level before)."""
+        self.texts.descend(tokens, parents)
+        self.end += len(tokens)
         view = self.cache.view(self.end, slice(self.position, self.position + 1))
-        logits, self.hidden, self.seen = self.steps.level(drafted, parents, self.hidden, self.seen, view)
+        logits, self.hidden, self.seen = self.steps.level(tokens, parents, self.hidden, self.seen, view)
         self.position += 1
         return self.texts(logits)

@@ -297,12 +297,12 @@ class Eagle3Head(nn.Module):
         return self.predict(self(tokens, self.project(features), view)[-1:])
 
     def level(
-        self, drafted: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
+        self, tokens: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One level of a tree, whose nodes are at the same position.
 
         Args:
-            drafted: (n,) int64 draft ids.
+            tokens: (n,) int64 target ids.
             parents: (n,) int64, the place of each one's parent in the level before.
             hidden: (m, H) hidden states of that level, see ``predict``.
             seen: (m, s) bool, what that level sees of the s places before.
@@ -311,9 +311,9 @@ class Eagle3Head(nn.Module):
         Returns:
             (n, draft vocabulary) logits, (n, H) hidden states, and (n, s + n) what this level sees.
         """
-        itself = torch.eye(len(drafted), dtype=torch.bool, device=drafted.device)
+        itself = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
         seen = torch.cat([seen[parents], itself], dim=1)
-        return *self.predict(self(self.to_target(drafted), hidden[parents], view, seen)), seen
+        return *self.predict(self(tokens, hidden[parents], view, seen)), seen
 
     def predict(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """(n, H) outputs -> (n, draft vocabulary) logits, and (n, H) hidden states for the next step."""

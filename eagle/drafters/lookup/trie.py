@@ -5,17 +5,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from eagle.tree.draft_tree import DraftTree
-
-Predict = Callable[[Sequence[int]], Mapping[int, float]]
-"""Tokens that may come behind a path of tokens below the root, and their probabilities."""
+from eagle.tree.retrieval import Predict
 
 
-def pick_tree(root: int, predict: Predict, total_token: int, levels: int, least: float) -> DraftTree:
+def pick_tree(root: int, predict: Predict, total_token: int, levels: int, least: float | None) -> DraftTree:
     """The tree of the paths of largest probability, in that order; a node's key is the logarithm of its path's.
 
     Args:
@@ -23,13 +20,13 @@ def pick_tree(root: int, predict: Predict, total_token: int, levels: int, least:
         predict: is asked about each node of the tree that may have children.
         total_token: nodes at most, the root included.
         levels: below the root, at most.
-        least: probability of a path that is worth a node.
+        least: probability of a path that is worth a node; None: any.
     """
     tokens, parents, depths, keys = [root], [0], [0], [0.0]
     paths: list[tuple[int, ...]] = [()]
     # Of equal keys the one that was found first comes first.
     found: list[tuple[float, int, int, int]] = []
-    numbers, dearest = itertools.count(), -math.log(least)
+    numbers, dearest = itertools.count(), math.inf if least is None else -math.log(least)
 
     def look(node: int) -> None:
         if depths[node] < levels:

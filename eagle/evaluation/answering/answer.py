@@ -107,11 +107,12 @@ class Answerer:
         target = self.model.target
         facts: Record = {BASE: self.identities[BASE]}
         facts |= {"dtype": str(target.dtype).removeprefix("torch."), "device": target.device.type}
-        if self.tree is not None:
+        if self.tree is not None and self.drafter is not None:
             facts |= {"tree": self.tree.at(self.settings.temperature).record()}
-            if self.drafter in PICKING:
-                facts[self.drafter] = dict(self.model.offers[self.drafter].drafter.settled)
-            else:
+            settled = dict(self.model.offers[self.drafter].drafter.settled)
+            if settled:
+                facts[self.drafter] = settled
+            if self.drafter not in PICKING:
                 drafted = DRAFT if self.drafter == DRAFT_MODEL else HEAD
                 facts[drafted] = self.identities[drafted]
         return facts

@@ -34,8 +34,14 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     )
     tree.add_argument("--depth", type=int, help="expansions after the first level; of a draft model's trees the levels")
     tree.add_argument("--top-k", type=int, help="children of an expanded node")
+    tree.add_argument(
+        "--least",
+        type=float,
+        help="key of a node that is worth scoring (about its probability); default: all are, and "
+        "of trees with look-up 0.1, recycling 0.03, eagle3+lookup and eagle3+suffix 0.05",
+    )
     tree.add_argument("--paths", type=int, help=f"i.i.d. chains of the trees paths; default {DEFAULT_PATHS}")
-    add_lookup_arguments(parse.add_argument_group("look-up, the drafter without a model"))
+    add_lookup_arguments(parse.add_argument_group("look-up, drafting without a model"))
     run = parse.add_argument_group("run")
     add_bench_arguments(run)
     run.add_argument("--folder_id", "--folder-id", default="default", help="sub-folder of the answers")

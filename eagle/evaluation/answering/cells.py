@@ -106,6 +106,7 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
         total_token=None if measured_in_vain else args.total_token,
         depth=args.depth,
         top_k=args.top_k,
+        least=args.least,
         paths=args.paths,
         kind=kind,
         drafter=None if drafting is None else drafting.drafter,

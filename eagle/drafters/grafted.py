@@ -1,0 +1,83 @@
+"""A head's trees with what was looked up in them: picked tokens that compete with the head's own by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eagle.drafters.drafter import Drafter, Drafting
+from eagle.drafters.eagle3.drafter import HeadDrafter, HeadDrafting
+from eagle.drafters.lookup.retriever import Retriever, Retrieving
+from eagle.target.target import Scores
+from eagle.target.text import Text
+from eagle.tree.chance import Chance
+from eagle.tree.draft_tree import DraftTree
+from eagle.tree.shape import TreeShape
+
+
+class GraftedDrafter(Drafter):
+    """Drafts trees with a head and a look-up.
+
+    Args:
+        head: drafts.
+        retriever: looks up.
+    """
+
+    reads = HeadDrafter.reads
+
+    def __init__(self, head: HeadDrafter, retriever: Retriever) -> None:
+        self.head, self.retriever = head, retriever
+        self.name = f"{head.name}+{retriever.name}"
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """See ``Drafter.settled``."""
+        return self.retriever.settled
+
+    def forget(self) -> None:
+        """See ``Drafter.forget``."""
+        self.retriever.forget()
+
+    def compile(self) -> None:
+        """See ``Drafter.compile``."""
+        self.head.compile()
+
+    def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> GraftedDrafting:
+        """See ``Drafter.begin``."""
+        return GraftedDrafting(self.head.begin(text, tokens, largest), self.retriever.begin(text, tokens, largest))
+
+
+class GraftedDrafting(Drafting):
+    """A head and a look-up at one text.
+
+    Args:
+        head: drafts.
+        retrieving: looks up.
+    """
+
+    def __init__(self, head: HeadDrafting, retrieving: Retrieving) -> None:
+        self.head, self.retrieving = head, retrieving
+
+    def read(self, prompt: Scores) -> None:
+        """See ``Drafting.read``."""
+        self.head.read(prompt)
+        self.retrieving.read(prompt)
+
+    def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
+        """See ``Drafting.draft``."""
+        return self.head.draft(shape, room, chance, self.retrieving.predictor(shape))
+
+    def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
+        """See ``Drafting.learn``."""
+        self.head.learn(tree, scores, path)
+        self.retrieving.learn(tree, scores, path)
+
+    def restart(self) -> None:
+        """See ``Drafting.restart``."""
+        self.head.restart()
+        self.retrieving.restart()
+
+    def end(self) -> None:
+        """See ``Drafting.end``."""
+        self.head.end()
+        self.retrieving.end()

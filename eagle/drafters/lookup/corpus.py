@@ -1,0 +1,174 @@
+"""Many texts in a file, sorted by what stands in front of each of their tokens, to find a context by bisection.
+
+The databases S (answers of the target itself) and L (any text) of Hierarchy Drafting (arXiv 2502.05609) are such files;
+REST (arXiv 2311.08252) searches a suffix array in the same way. Here *prefixes* are sorted, backwards from the token
+that follows: the places that follow the same last n tokens lie side by side for every n, each within those of n - 1.
+
+A file is safetensors: ``tokens``, the texts with ``END`` in front of each and behind the last, in the smallest width;
+``order``, the places of tokens, sorted; and in its header what it was made for. It is memory-mapped: what is not looked
+at is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from transformers import PreTrainedTokenizerBase
+
+from eagle.drafters.lookup.database import Database, Match
+from eagle.drafters.lookup.prediction import escape
+from eagle.drafters.vocabulary import vocabulary_sha256
+from eagle.errors import InputError
+
+FORMAT, VERSION = "eagle-lookup", "1"
+# Doubled from 1: longer contexts are not told apart.
+DEPTH = 16
+# Of the places that follow a context so many are looked at, spread evenly over them.
+LOOKED_AT = 64
+MOST_TOKENS = 2**32 - 1
+
+
+class Corpus(Database):
+    """A file of texts.
+
+    Args:
+        tokens: (n,) with ``end`` between texts.
+        order: (n - 1,) places of tokens, sorted by the tokens in front of them.
+        end: what stands between texts, no token.
+        escapes: of matches of 1, 2, ... tokens.
+        longest: match, in tokens.
+        sha256: of the tokens.
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[Any],
+        order: NDArray[Any],
+        end: int,
+        escapes: Sequence[float],
+        longest: int = DEPTH,
+        sha256: str = "",
+    ) -> None:
+        self.sha256 = sha256
+        self._tokens, self._order, self._end = memoryview(tokens.data), memoryview(order.data), end
+        self._escapes, self.longest = escapes, min(longest, DEPTH)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def matches(self, context: Sequence[int]) -> Iterator[Match]:
+        """See ``Database.matches``."""
+        tokens, order = self._tokens, self._order
+        low, high = 0, len(order)
+        found: list[tuple[int, int]] = []
+        for back, token in enumerate(reversed(context[-self.longest :]), start=1):
+
+            def before(place: int, back: int = back) -> int:
+                return int(tokens[place - back])
+
+            low = bisect_left(order, token, low, high, key=before)
+            high = bisect_right(order, token, low, high, key=before)
+            if low == high:
+                break
+            found.append((low, high))
+        for length in range(len(found), 0, -1):
+            low, high = found[length - 1]
+            counts = Counter(tokens[order[place]] for place in range(low, high, -(-(high - low) // LOOKED_AT)))
+            counts.pop(self._end, None)
+            if counts:
+                yield Match(length, dict(counts.most_common()), escape(self._escapes, length))
+
+
+def open_corpus(
+    file: Path, tokenizer: PreTrainedTokenizerBase, escapes: Sequence[float], longest: int = DEPTH
+) -> Corpus:
+    """Map a file into memory.
+
+    Args:
+        file: of ``write_corpus``.
+        tokenizer: of the target, which has to be the one that the file was made for.
+        escapes: see ``Corpus``.
+        longest: match, in tokens.
+
+    Raises:
+        InputError: no such file, cut short, of another kind or version, or of another tokenizer.
+    """
+    build = "python -m eagle.lookup build makes one"
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            header = opened.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise InputError(f"{file} is not a database of look-up; {build}")
+            if header.get("version") != VERSION:
+                raise InputError(f"{file} is of version {header.get('version')}, this program's is {VERSION}; {build}")
+            tokens, order = (opened.get_tensor(name).numpy() for name in ("tokens", "order"))
+    except (OSError, SafetensorError) as error:
+        if not file.is_file():
+            raise InputError(f"there is no database of look-up {file}; {build}") from error
+        raise InputError(
+            f"{file} cannot be read as a database of look-up ({error}): cut short, or of another kind; {build}"
+        ) from error
+    if header["tokenizer"] != vocabulary_sha256(tokenizer.get_vocab()):
+        raise InputError(f"{file} was made for another tokenizer than this model's; build one with this model: {build}")
+    return Corpus(tokens, order, int(header["end"]), escapes, longest, header["sha256"])
+
+
+def write_corpus(file: Path, texts: Iterable[Sequence[int] | NDArray[Any]], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Sort texts into a file; returns its tokens.
+
+    Args:
+        file: to be written, whole or not at all.
+        texts: token ids of each.
+        tokenizer: that they are of.
+
+    Raises:
+        InputError: no text, too many tokens for a file, or it cannot be written.
+    """
+    end = len(tokenizer)
+    width = np.uint16 if end < 2**16 else np.uint32
+    pieces = [piece for text in texts for piece in (np.array([end], width), np.asarray(text, width))]
+    tokens: NDArray[Any] = np.concatenate([*pieces, np.array([end], width)])
+    if len(tokens) <= 2:
+        raise InputError(f"{file}: there is no text to make a database of")
+    if len(tokens) > MOST_TOKENS:
+        raise InputError(f"{file}: {len(tokens):,} tokens are more than one file can hold ({MOST_TOKENS:,})")
+    header = {"format": FORMAT, "version": VERSION, "end": str(end), "sha256": hashlib.sha256(tokens.data).hexdigest()}
+    header["tokenizer"] = vocabulary_sha256(tokenizer.get_vocab())
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"tokens": tokens, "order": sorted_by_what_precedes(tokens)}, temporary, metadata=header)
+        temporary.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {file}: {error}") from error
+    return len(tokens)
+
+
+def sorted_by_what_precedes(tokens: NDArray[Any]) -> NDArray[np.uint32]:
+    """Places 1 to n - 1 of tokens, sorted by the ``DEPTH`` tokens in front of each, the nearest first.
+
+    Prefix doubling (Manber and Myers 1993), as far as is needed: ranks by 2d tokens are ranks by d tokens of a place
+    and of the one d in front of it.
+    """
+    ranks = tokens[:-1].astype(np.int64)
+    depth = 1
+    while True:
+        order = np.argsort(ranks)
+        if depth == DEPTH:
+            return (order + 1).astype(np.uint32)
+        ordered = ranks[order]
+        dense = np.empty_like(ranks)
+        dense[order] = np.concatenate([[1], 1 + np.cumsum(ordered[1:] != ordered[:-1])])
+        # Nothing stands in front of the first places.
+        ranks = dense * (int(dense.max()) + 1)
+        ranks[depth:] += dense[:-depth]
+        depth *= 2

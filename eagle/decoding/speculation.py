@@ -110,9 +110,11 @@ def grafted_shape(shape: TreeShape, total_token: int | None = None, least: float
     Args:
         shape: of the head's trees.
         total_token: nodes at most, the root included (16, or the head's).
-        least: key of a node that is worth scoring (0.05).
+        least: key of a node that is worth scoring (0.1); of trees with samples the head's own number stays.
     """
-    return replace(shape, total_token=total_token or max(16, shape.total_token), least=least or 0.05)
+    size = total_token or max(16, shape.total_token)
+    fewest = 1 if shape.sampling is None else min(shape.total_token, size)
+    return replace(shape, total_token=size, least=least or 0.1, fewest=fewest)
 
 
 def speculation(

@@ -8,11 +8,21 @@ from typing import Any
 from eagle.drafters.drafter import Drafter, Drafting
 from eagle.drafters.eagle3.drafter import HeadDrafter, HeadDrafting
 from eagle.drafters.lookup.retriever import Retriever, Retrieving
+from eagle.drafters.lookup.trie import pick_tree
 from eagle.target.target import Scores
 from eagle.target.text import Text
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree
+from eagle.tree.retrieval import Mixture
 from eagle.tree.shape import TreeShape
+
+# Tokens that look-up alone has to promise for the head not to run: beside them it adds little, and on a CPU it takes a
+# tenth of a round.
+ENOUGH = 2.0
+# Fitted to 25,000 tokens that were looked up in answers of the embedded default to training prompts, at temperatures 0,
+# 0.6 and 1, between which it hardly differs: of those with a probability of 0.3 to 0.5 came 12 % where the head's was
+# below 0.001, and 85 % where it was above 0.6.
+MIXTURE = Mixture(bias=1.05, looked_up=0.87, proposed=0.36)
 
 
 class GraftedDrafter(Drafter):
@@ -64,8 +74,12 @@ class GraftedDrafting(Drafting):
         self.retrieving.read(prompt)
 
     def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
-        """See ``Drafting.draft``."""
-        return self.head.draft(shape, room, chance, self.retrieving.predictor(shape))
+        """See ``Drafting.draft``: what was looked up alone where it promises enough, which depends on the text only."""
+        predict, root = self.retrieving.predictor(shape), self.retrieving.tokens[-1]
+        alone = pick_tree(root, predict, shape.total_token, min(shape.total_token - 1, room), shape.least)
+        if float(alone.keys[1:].exp().sum()) >= ENOUGH:
+            return alone
+        return self.head.draft(shape, room, chance, predict, MIXTURE)
 
     def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
         """See ``Drafting.learn``."""

@@ -149,10 +149,23 @@ def compare_texts(argv: Sequence[str] | None) -> bool:
         description="Are the answers of two runs the same text? Exit status 0 if they are, 1 if not.",
         allow_abbrev=False,
     )
-    parse.add_argument("a", type=Path, metavar="A", help="file of answers, any file of a run, or a folder with one run")
-    parse.add_argument("b", type=Path, metavar="B", help="another one")
+    parse.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="file of answers, any file of a run, or a folder with one run",
+    )
+    parse.add_argument("--file-path", type=Path, help="as Spec-Bench's script calls it: the folder of two files")
+    parse.add_argument("--jsonfile1", help="the name of one of them")
+    parse.add_argument("--jsonfile2", help="the name of the other one")
     args = parse.parse_args(argv)
-    files = [answers_of(path) for path in (args.a, args.b)]
+    asked = args.files
+    if args.jsonfile1 is not None and args.jsonfile2 is not None and not asked:
+        asked = [(args.file_path or Path()) / name for name in (args.jsonfile1, args.jsonfile2)]
+    if len(asked) != 2:
+        raise InputError("equal compares two runs: give two of them, or --file-path, --jsonfile1 and --jsonfile2")
+    files = [answers_of(path) for path in asked]
     first, second = map(read_texts, files)
     both = [key for key in first if key in second]
     if not both:

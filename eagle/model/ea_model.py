@@ -13,7 +13,7 @@ from eagle import assets
 from eagle.clock import Clock
 from eagle.decoding.decoding import Decoding, rounds
 from eagle.decoding.info import DecodingInfo
-from eagle.decoding.method import DRAFT_MODEL, HEAD, Method
+from eagle.decoding.method import DRAFT_MODEL, DRAFTERS, HEAD, PICKING, Method
 from eagle.decoding.prompt import Prompt
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.speculation import AUTOREGRESSIVE, Offer, Speculation, offer_of, speculation
@@ -50,6 +50,7 @@ class EaModel:
         base_model: the ``transformers`` model.
         ea_layer: the draft head; None where there is only a draft model.
         compiles: what ``compile`` of ``from_pretrained`` was.
+        preferred: what its ``drafter`` was.
         config: the base model's configuration.
     """
 
@@ -59,6 +60,7 @@ class EaModel:
         head = self.offers[HEAD].drafter if HEAD in self.offers else None
         self.ea_layer = head.head if isinstance(head, HeadDrafter) else None
         self.compiles = OFF
+        self.preferred: str | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
@@ -78,6 +80,7 @@ class EaModel:
         quantize: str | None = None,
         lookup: LookupSettings = DEFAULT_LOOKUP,
         least: float | None = None,
+        drafter: str | None = None,
         **hf_kwargs: Any,
     ) -> EaModel:
         """Load a base model and its head, or a separate draft model in its place or beside it.
@@ -89,8 +92,8 @@ class EaModel:
             use_eagle3: must be true; EAGLE-1/2 heads are not supported.
             base_model_path: local directory, hub id, or the alias of an embedded pair; None with ``ea_model_path``
                 None: the embedded default pair.
-            ea_model_path: local directory or hub id of the head; None only together with an embedded base model or
-                with a draft model.
+            ea_model_path: local directory or hub id of the head; None only together with an embedded base model, with
+                a draft model, or where ``drafter`` needs none.
             total_token: nodes of the draft tree, the root included (60); -1 measures what is best on this machine.
             depth: expansions after the tree's first level (7); of a draft model's trees the levels (10).
             top_k: children of an expanded node, and expanded nodes a level (10).
@@ -107,6 +110,8 @@ class EaModel:
                 ``recycling`` have up to 16 nodes on 12 levels, whatever the bounds above; those of ``eagle3+lookup``
                 and ``eagle3+suffix`` are the head's, with up to 16 nodes.
             least: key of a node that is worth scoring, about its probability; None: all are (0.05 beside a head).
+            drafter: drafts where none is named, see ``eagenerate``; None is the head, if there is one, else the draft
+                model.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
                 ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
                 is taken.
@@ -118,11 +123,14 @@ class EaModel:
             raise InputError(f"compile must be one of {', '.join(COMPILE)}, not {compile!r}")
         if not use_eagle3:
             raise InputError("use_eagle3=False (an EAGLE-1/2 head) is not supported; use an EAGLE-3 head")
+        if drafter not in (None, *DRAFTERS):
+            raise InputError(f"drafter must be None or one of {', '.join(DRAFTERS)}, not {drafter!r}")
         bounds = Bounds(total_token, depth, top_k, sampling, paths, least)
         _ = bounds.of_a_head
         if quantize not in (None, *QUANTIZE):
             raise InputError(f"quantize must be None or one of {', '.join(QUANTIZE)}, not {quantize!r}")
-        resolve = assets.resolve_pair if draft_model_path is None else assets.resolve_base_and_head
+        headless = draft_model_path is not None or drafter in PICKING
+        resolve = assets.resolve_base_and_head if headless else assets.resolve_pair
         base_model_path, ea_model_path = resolve(base_model_path, ea_model_path)
         target = load_target(base_model_path, quantize, verify_target, **hf_kwargs)
         offers: dict[str, Offer] = {}
@@ -134,7 +142,7 @@ class EaModel:
             )
         offers |= without_a_model(lookup, base_model_path, offers.get(HEAD), bounds)
         model = cls(target, offers, base_model_path)
-        model.compiles = compile
+        model.compiles, model.preferred = compile, drafter
         if compile == ON or (compile == AUTO and target.device.type != "cpu"):
             model.compile()
         return model
@@ -159,7 +167,9 @@ class EaModel:
 
     @property
     def default(self) -> str:
-        """Name of the drafter that drafts where none is named: the head, if there is one."""
+        """Name of the drafter that drafts where none is named: the preferred one, else the head, if there is one."""
+        if self.preferred is not None:
+            return self.preferred
         return HEAD if HEAD in self.offers else DRAFT_MODEL
 
     @property

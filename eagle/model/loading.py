@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from eagle import assets
-from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, GRAFTED, HEAD, PICKING, Method
+from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, GRAFTED, HEAD, LOOKUP, PICKING, Method
 from eagle.decoding.speculation import Offer, draft_model_shape, grafted_shape, lookup_shape, offer_of
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.devices import best_device, bfloat16_is_fast
@@ -28,7 +28,7 @@ from eagle.tuning import size as tune
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 SAMPLING = tuple(field.name for field in fields(Sampling))
-MATCHES = tuple(field.name for field in fields(LookupSettings))
+MATCHES = tuple(field.name for field in fields(LookupSettings) if field.name != "keep")
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,13 @@ class ModelChoice:
 
     def paths_of_models(self) -> tuple[str, str | None]:
         """Where base model and head are, fetched if they are the embedded ones; a head may be missing beside a draft
-        model.
+        model, and where what drafts is looked up.
 
         Raises:
             InputError: see ``assets.resolve_pair``.
         """
-        resolve = assets.resolve_pair if self.draft_model_path is None else assets.resolve_base_and_head
+        headless = self.draft_model_path is not None or self.drafter in PICKING
+        resolve = assets.resolve_base_and_head if headless else assets.resolve_pair
         return resolve(self.base_model_path, self.ea_model_path)
 
     def stored_trees(self, device: str) -> StoredTrees:
@@ -167,6 +168,12 @@ def add_lookup_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--model-db", type=Path, help="S: answers of the model, of python -m eagle.lookup build")
     group.add_argument("--corpus-db", type=Path, help="L: any text, of the same")
+    group.add_argument(
+        "--keep-context",
+        action="store_true",
+        help="what was looked up in (by lookup, suffix, recycling) stays from question to question; then what is "
+        "drafted, and so the text of a seed, depends on the questions before it",
+    )
 
 
 def lookup_settings(args: argparse.Namespace) -> LookupSettings:
@@ -177,7 +184,7 @@ def lookup_settings(args: argparse.Namespace) -> LookupSettings:
     """
     given = {name: getattr(args, name) for name in MATCHES if getattr(args, name) is not None}
     order = CONTEXT + "".join(letter for letter, name in FILES.items() if name in given)
-    return LookupSettings(**{"order": order, **given})
+    return LookupSettings(**{"order": order, **given}, keep=args.keep_context)
 
 
 def pair_of(args: argparse.Namespace) -> ModelChoice:
@@ -251,6 +258,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         compile=pair.compile,
         quantize=pair.quantize,
         lookup=pair.lookup,
+        drafter=LOOKUP if all(choice.drafter in PICKING for choice in choices) else None,
         **kwargs,
     )
     if pair.dtype == "auto" and kind == "cpu" and model.target.dtype == torch.bfloat16 and not bfloat16_is_fast():

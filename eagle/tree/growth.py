@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -44,8 +43,9 @@ def grow(
     """Grow a tree below ``root``.
 
     Level by level the ``top_k`` candidates of largest key are expanded; of all candidates the ``total_token - 1`` that
-    are decided on first stay. Those are the ones of largest key, ties going to the smaller depth, then to the elder;
-    but in front of them come, level by level, the first ``early_nodes`` with a key of at least ``early``.
+    are decided on first stay, of those behind the ``fewest`` first only the ones with a key of at least ``least``.
+    First come the largest keys, ties going to the smaller depth, then to the elder; but in front of them, level by
+    level, the first ``early_nodes`` with a key of at least ``early``, which all stay.
 
     Joint verification is lossless only if nodes are decided on one by one, each before its token is drawn, and siblings
     are verified in the order in which something was first drawn in their subtrees (docs/hsd.md). Hence a key is fixed
@@ -118,9 +118,7 @@ def _family(
     q = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
     picks = _picks(q, parent_keys, shape, support)
     if retrieved is not None:
-        picks = retrieved.beside(picks, parent_keys)
-    if shape.least is not None:
-        picks = replace(picks, keys=picks.keys.masked_fill(picks.keys < _logarithm(shape.least), -torch.inf))
+        picks = retrieved.beside(picks, parent_keys, q)
     sampling = shape.sampling
     if sampling is None or choose is None:
         return Family(picks.tokens, picks.columns, picks.keys)
@@ -139,14 +137,11 @@ def _family(
         sample_keys.append(key)
         if j + 1 < sampling.samples:
             weights = weights.scatter(1, column, 0.0)
-    keys = torch.cat(sample_keys, dim=1)
-    if shape.least is not None:
-        keys = keys.masked_fill(keys < _logarithm(shape.least), -torch.inf)
     columns = torch.cat(drawn, dim=1)
     return Family(
         torch.cat([picks.tokens, support[columns]], dim=1),
         torch.cat([picks.columns, columns], dim=1),
-        torch.cat([picks.keys, keys], dim=1),
+        torch.cat([picks.keys, *sample_keys], dim=1),
         pool,
         sampling.samples,
     )

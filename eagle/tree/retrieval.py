@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from eagle.devices import sent
 
@@ -21,6 +22,28 @@ Predict = Callable[[Sequence[int]], Mapping[int, float]]
 """Tokens that may come behind a path of tokens below the root, target ids, and their probabilities."""
 
 NO_COLUMN = -1
+SMALL = 1e-4
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How likely a token is that was looked up with the probability p and to which the model gives q: its log-odds
+    are a sum of theirs.
+
+    Attributes:
+        bias: of the sum.
+        looked_up: weight of those of p.
+        proposed: weight of those of q.
+    """
+
+    bias: float
+    looked_up: float
+    proposed: float
+
+    def log_probability(self, p: Tensor, q: Tensor) -> Tensor:
+        """Logarithms of probabilities, elementwise; -inf where p is 0."""
+        odds = self.bias + self.looked_up * p.logit(eps=None) + self.proposed * q.logit(eps=SMALL)
+        return functional.logsigmoid(odds)
 
 
 @dataclass(frozen=True)
@@ -28,14 +51,16 @@ class Retrieval:
     """What is looked up while a tree grows.
 
     Attributes:
-        predict: what may follow a path, and how likely; above 0, and at most 1.
+        predict: what may follow a path, and how likely; above 0, and below 1.
         column_of: the draft id of each target id that has one.
         levels: below the root, at most: paths are followed beyond where the model runs.
+        mixture: with what the model says of the same tokens, where it says something; None: it is not asked.
     """
 
     predict: Predict
     column_of: Mapping[int, int]
     levels: int
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +94,7 @@ class Retrieved:
         """The next level: target ids of its nodes, and the index of each one's parent in the level before."""
         self._paths = [(*self._paths[parent], token) for token, parent in zip(tokens, parents, strict=True)]
 
-    def beside(self, picks: Picks, parent_keys: Tensor) -> Picks:
+    def beside(self, picks: Picks, parent_keys: Tensor, q: Tensor) -> Picks:
         """The children that the model proposes, and those that were looked up.
 
         Of a token that is both, the model's stays, with the larger of the keys.
@@ -77,16 +102,22 @@ class Retrieved:
         Args:
             picks: the model's, of the level's nodes.
             parent_keys: (k,) of these nodes.
+            q: (k, D) what the model says follows them.
         """
         found = [self._retrieval.predict(path) if len(path) < self._retrieval.levels else {} for path in self._paths]
         width = max(map(len, found))
         if width == 0:
             return picks
         ids = [[*each, *[NO_COLUMN] * (width - len(each))] for each in found]
-        logs = [[*map(math.log, each.values()), *[-math.inf] * (width - len(each))] for each in found]
+        likely = [[*each.values(), *[0.0] * (width - len(each))] for each in found]
         places = [[self._retrieval.column_of.get(token, NO_COLUMN) for token in row] for row in ids]
         tokens, columns = sent(torch.tensor([ids, places]), self._device)
-        keys = parent_keys[:, None] + sent(torch.tensor(logs, dtype=parent_keys.dtype), self._device)
+        p = sent(torch.tensor(likely, dtype=q.dtype), self._device)
+        logs = p.log()
+        if self._retrieval.mixture is not None:
+            mixed = self._retrieval.mixture.log_probability(p, q.gather(1, columns.clamp(min=0)))
+            logs = torch.where(columns >= 0, mixed, logs)
+        keys = parent_keys[:, None] + logs
         same = picks.tokens[:, :, None] == tokens[:, None, :]
         raised = torch.where(same, keys[:, None, :], -torch.inf).amax(-1)
         return Picks(
@@ -111,11 +142,10 @@ class Tail:
 
     Args:
         retrieval: what to ask.
-        least: the smallest key that is worth a node.
     """
 
-    def __init__(self, retrieval: Retrieval, least: float) -> None:
-        self._retrieval, self._least = retrieval, least
+    def __init__(self, retrieval: Retrieval) -> None:
+        self._retrieval = retrieval
         self._found: list[_Found] = []
         self._count = 0
 
@@ -124,14 +154,15 @@ class Tail:
         if len(path) == self._retrieval.levels:
             return
         for token, probability in self._retrieval.predict(path).items():
-            found = key + math.log(probability)
-            if found >= self._least:
-                self._count += 1
-                heapq.heappush(self._found, _Found(-found, self._count, node, token))
+            self._count += 1
+            heapq.heappush(self._found, _Found(-key - math.log(probability), self._count, node, token))
 
-    def best(self, key: float) -> tuple[int, int, float] | None:
-        """Parent, token and key of what is decided on before anything of this key; None: nothing."""
-        if not self._found or -self._found[0].cost <= key:
-            return None
+    @property
+    def largest(self) -> float:
+        """The largest key there is; -inf where nothing was found."""
+        return -self._found[0].cost if self._found else -math.inf
+
+    def take(self) -> tuple[int, int, float]:
+        """Parent, token and key of what has it."""
         found = heapq.heappop(self._found)
         return found.parent, found.token, -found.cost

@@ -66,12 +66,16 @@ def select(
     tokens = torch.cat([family.tokens.reshape(-1) for family in families])[kept]
     columns = torch.cat([family.columns.reshape(-1) for family in families])[kept]
     # Of a candidate that does not exist the key is -inf; of NaN it is not what it is.
-    state = (kept_keys > -torch.inf).long() - (kept_keys != kept_keys).long()
+    wanted = kept_keys > -torch.inf
+    if shape.least is not None and retrieval is None:
+        wanted[shape.fewest - 1 :] &= (kept_keys >= math.log(shape.least))[shape.fewest - 1 :]
+        wanted |= ranks[kept] > 0
+    state = wanted.long() - (kept_keys != kept_keys).long()
     facts = torch.cat([state, kept, tokens, columns, *frontiers]).tolist()
     states, *candidates = (facts[i * len(kept) : (i + 1) * len(kept)] for i in range(4))
     if -1 in states:
         raise InputError("the drafter's logits contain NaN; check its weights, or load the pair in a wider dtype")
-    # Where fewer candidates exist than may stay, those that do not exist come last.
+    # Those that do not exist, or are not worth it, come last.
     existing = sum(states)
     tree = _Nodes(root, families, _split(facts[4 * len(kept) :], [len(frontier) for frontier in frontiers]))
     if retrieval is None:
@@ -88,20 +92,20 @@ def _with_tail(
 ) -> list[float]:
     """Put a tree together of candidates, with their ranks and keys, and what is looked up behind those of them that
     were not expanded; returns the keys of the nodes."""
-    tail = Tail(retrieval, -math.inf if shape.least is None else math.log(shape.least))
+    tail = Tail(retrieval)
     keys = [0.0]
 
     def fill(rank: float) -> None:
         """Nodes that are decided on before anything of this rank."""
-        while len(tree) < shape.total_token and (found := tail.best(rank)) is not None:
-            parent, token, key = found
+        while not shape.enough(len(tree), tail.largest) and tail.largest > rank:
+            parent, token, key = tail.take()
             tree.append(parent, token)
             keys.append(key)
             tail.look(len(tree) - 1, tree.paths[-1], key)
 
     for candidate, token, column, rank, key in candidates:
         fill(rank)
-        if len(tree) == shape.total_token:
+        if shape.enough(len(tree), key if rank <= 0 else 0.0):
             return keys
         tree.add(candidate, token, column)
         keys.append(key)

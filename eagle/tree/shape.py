@@ -83,6 +83,7 @@ class TreeShape:
         sampling: sampled children; None: all are deterministic, which is EAGLE-3's tree.
         paths: of a tree that is so many chains, each drawn by itself from the root on; None for every other tree.
         least: nodes whose key is smaller are not worth scoring, so that a tree may be smaller; None: all are.
+        fewest: so many nodes, the root included, stay whatever their keys are.
     """
 
     total_token: int
@@ -91,6 +92,7 @@ class TreeShape:
     sampling: Sampling | None = None
     paths: int | None = None
     least: float | None = None
+    fewest: int = 1
 
     def __post_init__(self) -> None:
         if whole_number("total_token", self.total_token) < 2:
@@ -106,6 +108,8 @@ class TreeShape:
             raise InputError(f"paths must be 1 or more, not {self.paths}")
         if self.least is not None and not 0.0 < number("least", self.least) <= 1.0:
             raise InputError(f"least must lie in (0, 1], or be None, not {self.least}")
+        if whole_number("fewest", self.fewest) < 1:
+            raise InputError(f"fewest must be 1 or more, not {self.fewest}")
 
     @classmethod
     def chain(cls, length: int) -> TreeShape:
@@ -140,13 +144,19 @@ class TreeShape:
         return replace(self, sampling=self.sampling.at(temperature))
 
     def record(self) -> dict[str, Any]:
-        """The shape as JSON has it; ``paths`` and ``least`` only where they say something."""
+        """The shape as JSON has it; ``paths``, ``least`` and ``fewest`` only where they say something."""
         record = asdict(self) | {"sampling": self.sampling and self.sampling.record()}
-        return {name: value for name, value in record.items() if value is not None or name == "sampling"}
+        silent = {"paths": None, "least": None, "fewest": 1}
+        return {name: value for name, value in record.items() if name not in silent or silent[name] != value}
 
     def levels(self, room: int) -> int:
         """Levels worth growing when only ``room`` more can be emitted; N - 1 nodes are never deeper than N - 1."""
         return min(self.depth + 1, self.total_token - 1, room)
+
+    def enough(self, nodes: int, key: float) -> bool:
+        """Whether a tree of so many nodes is done, the next one having this key, a logarithm."""
+        worth_it = self.least is None or nodes < self.fewest or key >= math.log(self.least)
+        return nodes >= self.total_token or not worth_it
 
     @property
     def most_drafted(self) -> int:

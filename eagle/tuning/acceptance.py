@@ -128,7 +128,7 @@ def expected_lengths(
     text_rule = RULES["greedy" if warper.greedy else "tokenwise"]
     length = prompt.shape[1] + contexts * every
     processors = processors_of(target.model, prompt, length, stop_ids)
-    target.refuse_crossing(prompt.shape[1], length + max(candidate.shape.depth for candidate in candidates) + 1)
+    target.refuse_crossing(prompt.shape[1], length + max(candidate.shape.total_token for candidate in candidates))
     shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
     sources = [chance(shape, warper, generator) for shape in shapes]
     draws = [1 if source is None else candidate.draws for candidate, source in zip(candidates, sources, strict=True)]
@@ -160,7 +160,7 @@ def expected_lengths(
             for candidate, shape, source, count in zip(candidates, shapes, sources, draws, strict=True):
                 clock = Clock(target.device)
                 drafting = draftings[candidate.drafter]
-                trees.append([drafting.draft(shape, shape.depth + 1, source) for _ in range(count)])
+                trees.append([drafting.draft(shape, shape.total_token - 1, source) for _ in range(count)])
                 seconds.append(clock.lap() / count)
             whole, places = union([tree for drawn in trees for tree in drawn])
             probs = law(whole, target.score(whole, cache, features=False).logits)

@@ -168,9 +168,9 @@ def rank_by_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break growth: the key of a sampled node is what its own token is worth."""
     family = growth._family
 
-    def by_own_token(logits, parent_keys, *how):
-        grown = family(logits, parent_keys, *how)
-        own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown.tokens)
+    def by_own_token(logits, parent_keys, **how):
+        grown = family(logits, parent_keys, **how)
+        own = parent_keys[:, None] + logits.log_softmax(-1).gather(1, grown.columns)
         drawn = torch.arange(own.shape[1]) >= own.shape[1] - grown.samples
         return replace(grown, keys=torch.where(drawn & (grown.keys > -torch.inf), own, grown.keys))
 

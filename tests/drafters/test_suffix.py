@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from eagle.drafters.lookup import suffixes
-from eagle.drafters.lookup.drafter import LookupDrafter
+from eagle.drafters.lookup.drafter import LookupDrafter, LookupSettings
 from eagle.drafters.lookup.suffix import SuffixDrafter
 from eagle.drafters.lookup.suffixes import Suffixes, following
 from eagle.model.ea_model import EaModel
@@ -58,8 +59,10 @@ def test_a_text_that_became_shorter_and_texts_that_are_dropped_leave_nothing(mon
     assert found(texts, [7, 7]) == [(2, [7])]
 
 
-@pytest.mark.parametrize("looking", [SuffixDrafter, LookupDrafter])
-def test_texts_before_it_are_known_until_they_are_forgotten(looking: type[SuffixDrafter | LookupDrafter]) -> None:
+@pytest.mark.parametrize("looking", [SuffixDrafter, lambda: LookupDrafter(LookupSettings(keep=True))])
+def test_texts_before_it_are_known_until_they_are_forgotten(
+    looking: Callable[[], SuffixDrafter | LookupDrafter],
+) -> None:
     drafter, written = looking(), [5, 6, 7, 8, 9, 10]
 
     def drafted(tokens: list[int]) -> list[int]:

@@ -40,11 +40,16 @@ def retrieval_case(seed: int, samples: int = 1) -> Case:
     early = source.choice([None, 0.1, 0.3])
     sampling = Sampling(source.choice([None, 0.1, 0.3]), source.choice([0.4, 0.7, 1.0]), samples, 1.0, early, 2)
     least = source.choice([None, None, 0.05, 0.2])
-    shape = TreeShape(source.randint(3, 5 + samples), depth, top_k, sampling, least=least)
+    shape = TreeShape(
+        source.randint(3, 5 + samples), depth, top_k, sampling, least=least, fewest=source.choice([1, 1, 3])
+    )
     target = random_table(4, seed, zeros=source.choice([0.0, 0.3]))
     draft = random_table(4, seed + 1, zeros=source.choice([0.0, 0.2]), like=target)
     table = looked_up(seed, 4, source.choice([0.3, 0.8]))
     support = source.choice([(0, 1, 2, 3), (0, 2, 3), (1, 3)])
+    if source.random() < 0.2:
+        # Nodes may be left out without look-up too.
+        return grown("least", replace(shape, least=least or 0.1), target, draft, support)
     return grown("retrieved", shape, target, draft, support, predict=lambda path: table.get(tuple(path), {}))
 
 
@@ -90,8 +95,8 @@ def test_a_token_that_the_draft_knows_needs_its_draft_id(monkeypatch: pytest.Mon
     """Of a token without one verification takes it that no sample was drawn for it."""
     beside = Retrieved.beside
 
-    def without(retrieved: Retrieved, picks: Picks, parent_keys: torch.Tensor) -> Picks:
-        found = beside(retrieved, picks, parent_keys)
+    def without(retrieved: Retrieved, picks: Picks, parent_keys: torch.Tensor, q: torch.Tensor) -> Picks:
+        found = beside(retrieved, picks, parent_keys, q)
         proposed = torch.arange(found.columns.shape[1]) < picks.columns.shape[1]
         return replace(found, columns=torch.where(proposed, found.columns, NO_COLUMN))
 

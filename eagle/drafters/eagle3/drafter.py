@@ -22,7 +22,7 @@ from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.growth import grow
-from eagle.tree.retrieval import Predict, Retrieval
+from eagle.tree.retrieval import Mixture, Predict, Retrieval
 from eagle.tree.shape import TreeShape
 
 
@@ -125,7 +125,14 @@ class HeadDrafting(Drafting):
         self._prompt_end = features[-1:].clone()
         self._waiting = [features]
 
-    def draft(self, shape: TreeShape, room: int, chance: Chance | None, predict: Predict | None = None) -> DraftTree:
+    def draft(
+        self,
+        shape: TreeShape,
+        room: int,
+        chance: Chance | None,
+        predict: Predict | None = None,
+        mixture: Mixture | None = None,
+    ) -> DraftTree:
         """See ``Drafting.draft``; with ``predict`` what is looked up competes with what the head proposes."""
         root, levels = self.tokens[-1], shape.levels(room)
         if levels < 1:
@@ -140,7 +147,7 @@ class HeadDrafting(Drafting):
         retrieval = None
         if predict is not None:
             # A match may be longer than the head's levels.
-            retrieval = Retrieval(predict, self.drafter.column_of, min(shape.total_token - 1, room))
+            retrieval = Retrieval(predict, self.drafter.column_of, min(shape.total_token - 1, room), mixture)
         return grow(root, texts(logits)[0], level.expand, support, shape, levels, chance, retrieval)
 
     def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:

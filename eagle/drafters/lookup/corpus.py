@@ -103,6 +103,8 @@ def open_corpus(
         InputError: no such file, cut short, of another kind or version, or of another tokenizer.
     """
     build = "python -m eagle.lookup build makes one"
+    if file.suffix == ".idx":
+        raise InputError(f"{file} is an index of REST's own format, which is not read; of the same texts {build}")
     try:
         with safe_open(str(file), framework="pt") as opened:
             header = opened.metadata() or {}

@@ -7,7 +7,7 @@ Sources: prompt lookup (Saxena 2023), the database W alone; Hierarchy Drafting (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from eagle.checks import whole_number
 from eagle.drafters.lookup.corpus import Corpus, open_corpus
 from eagle.drafters.lookup.database import Database, in_order
+from eagle.drafters.lookup.history import History, read_history
 from eagle.drafters.lookup.ngrams import NGrams
-from eagle.drafters.lookup.prediction import predicted
+from eagle.drafters.lookup.prediction import at_temperature, predicted
 from eagle.drafters.lookup.retriever import Retriever, Retrieving
 from eagle.errors import InputError
 from eagle.target.text import Text
@@ -44,8 +45,10 @@ class LookupSettings:
         longest: tokens of a match, at most.
         order: the databases, W (the text itself), S (``model_db``) and L (``corpus_db``); of matches of a length the
             first one's come first.
-        model_db: file of answers of the target itself.
-        corpus_db: file of any text.
+        model_db: file of answers of the target itself; of ``python -m eagle.lookup build``, or Hierarchy Drafting's
+            JSON of n-grams.
+        corpus_db: file of any text, of the former kind.
+        keep: earlier texts stay in W until ``forget``; a conversation's are in its prompts anyway.
     """
 
     shortest: int = 1
@@ -53,6 +56,7 @@ class LookupSettings:
     order: str = CONTEXT
     model_db: Path | None = None
     corpus_db: Path | None = None
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= whole_number("shortest", self.shortest) <= whole_number("longest", self.longest):
@@ -86,7 +90,9 @@ class LookupDrafter(Retriever):
 
     name = "lookup"
 
-    def __init__(self, settings: LookupSettings = DEFAULT_LOOKUP, files: Mapping[str, Corpus] | None = None) -> None:
+    def __init__(
+        self, settings: LookupSettings = DEFAULT_LOOKUP, files: Mapping[str, Corpus | History] | None = None
+    ) -> None:
         self.settings, self._files = settings, files or {}
         self._kept: NGrams | None = None
 
@@ -94,7 +100,7 @@ class LookupDrafter(Retriever):
     def settled(self) -> Mapping[str, Any]:
         """See ``Drafter.settled``."""
         files = {name: self._files[letter].sha256 for letter, name in FILES.items() if letter in self._files}
-        settings = {name: value for name, value in asdict(self.settings).items() if name not in FILES.values()}
+        settings = {name: getattr(self.settings, name) for name in ("shortest", "longest", "order")}
         return {**settings, **files}
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> LookupDrafting:
@@ -103,11 +109,12 @@ class LookupDrafter(Retriever):
         if context is None or len(context) > MOST_KEPT:
             context = NGrams(self.settings.shortest, self.settings.longest)
         context.begin(tokens)
-        return LookupDrafting(self, context, tokens)
+        return LookupDrafting(self, context, text, tokens)
 
-    def keep(self, context: NGrams) -> None:
-        """Take what a text that has ended leaves to the next one."""
-        self._kept = context
+    def take(self, context: NGrams) -> None:
+        """Take what a text that has ended leaves to the next one, if it is to."""
+        if self.settings.keep:
+            self._kept = context
 
     def forget(self) -> None:
         """See ``Drafter.forget``."""
@@ -126,13 +133,15 @@ def load_lookup(settings: LookupSettings, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer: of the target.
 
     Raises:
-        InputError: see ``open_corpus``.
+        InputError: see ``open_corpus`` and ``read_history``.
     """
-    files = {
-        letter: open_corpus(getattr(settings, FILES[letter]), tokenizer, ESCAPES[letter], settings.longest)
-        for letter in settings.order
-        if letter in FILES
-    }
+    files: dict[str, Corpus | History] = {}
+    for letter, name in FILES.items():
+        file: Path | None = getattr(settings, name)
+        if file is not None and file.suffix == ".json":
+            files[letter] = read_history(file, len(tokenizer), ESCAPES[letter], settings.longest)
+        elif file is not None:
+            files[letter] = open_corpus(file, tokenizer, ESCAPES[letter], settings.longest)
     return LookupDrafter(settings, files)
 
 
@@ -142,10 +151,12 @@ class LookupDrafting(Retrieving):
     Args:
         drafter: whose look-up it is.
         context: texts before this one, if they are kept.
+        text: that is written.
         tokens: of the text so far.
     """
 
-    def __init__(self, drafter: LookupDrafter, context: NGrams, tokens: Sequence[int]) -> None:
+    def __init__(self, drafter: LookupDrafter, context: NGrams, text: Text, tokens: Sequence[int]) -> None:
+        self._temperature = text.warper.temperature
         self._drafter, self._context, self.tokens = drafter, context, tokens
         self._databases, self._longest = drafter.databases(context), drafter.settings.longest
 
@@ -156,7 +167,8 @@ class LookupDrafting(Retrieving):
 
         def predict(path: Sequence[int]) -> Mapping[int, float]:
             context = [*end, *path][-self._longest :]
-            return predicted(in_order(self._databases, context), shape.least or 0.0, shape.top_k)
+            found = predicted(in_order(self._databases, context), shape.least or 0.0, shape.top_k)
+            return at_temperature(found, self._temperature)
 
         return predict
 
@@ -168,4 +180,4 @@ class LookupDrafting(Retrieving):
     def end(self) -> None:
         """See ``Drafting.end``."""
         self._context.read(self.tokens)
-        self._drafter.keep(self._context)
+        self._drafter.take(self._context)

@@ -7,7 +7,8 @@ The longest match speaks first. A token that followed it c times out of T has th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from eagle.drafters.lookup.database import Match
 
@@ -15,6 +16,18 @@ from eagle.drafters.lookup.database import Match
 def escape(escapes: Sequence[float], length: int) -> float:
     """That of matches of 1, 2, ... tokens; of longer ones the last."""
     return escapes[min(length, len(escapes)) - 1]
+
+
+def at_temperature(probabilities: Mapping[int, float], temperature: float) -> dict[int, float]:
+    """Probabilities as they are in texts of a temperature: a text repeats itself the more, the lower that is.
+
+    Log-odds are linear in those of all texts. Fitted as ``ngrams.ESCAPES``, at temperatures 0, 0.6 and 1.
+    """
+    heat = min(temperature, 1.0)
+    bias, slope = 0.49 - 0.93 * heat, 1.41 - 0.26 * heat
+    return {
+        token: 1.0 / (1.0 + math.exp(-bias - slope * math.log(p / (1.0 - p)))) for token, p in probabilities.items()
+    }
 
 
 def predicted(matches: Iterable[Match], least: float, most: int) -> dict[int, float]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eagle.drafters.lookup.ngrams import ESCAPES
-from eagle.drafters.lookup.prediction import escape
+from eagle.drafters.lookup.prediction import at_temperature, escape
 from eagle.drafters.lookup.retriever import Retriever, Retrieving
 from eagle.drafters.lookup.suffixes import LONGEST, Place, Suffixes, following
 from eagle.drafters.lookup.trie import pick_tree
@@ -37,9 +37,9 @@ class SuffixDrafter(Retriever):
         """See ``Drafter.begin``."""
         texts, self._kept = self._kept or Suffixes(), None
         texts.begin(tokens)
-        return SuffixDrafting(self, texts, tokens)
+        return SuffixDrafting(self, texts, text, tokens)
 
-    def keep(self, texts: Suffixes) -> None:
+    def take(self, texts: Suffixes) -> None:
         """Take what a text that has ended leaves to the next one."""
         self._kept = texts
 
@@ -64,10 +64,12 @@ class SuffixDrafting(Retrieving):
     Args:
         drafter: to which the texts return.
         texts: this one's, and those before it.
+        text: that is written.
         tokens: of the text so far.
     """
 
-    def __init__(self, drafter: SuffixDrafter, texts: Suffixes, tokens: Sequence[int]) -> None:
+    def __init__(self, drafter: SuffixDrafter, texts: Suffixes, text: Text, tokens: Sequence[int]) -> None:
+        self._temperature = text.warper.temperature
         self._drafter, self._texts, self.tokens = drafter, texts, tokens
 
     def predictor(self, shape: TreeShape) -> Predict:
@@ -82,7 +84,7 @@ class SuffixDrafting(Retrieving):
             if not found and path:
                 own = next(iter(self._by_length([*end, *path])), None)
                 found = {} if own is None else own.behind((), shape.top_k)
-            return found
+            return at_temperature(found, self._temperature)
 
         return predict
 
@@ -94,7 +96,7 @@ class SuffixDrafting(Retrieving):
     def end(self) -> None:
         """See ``Drafting.end``."""
         self._texts.read(self.tokens)
-        self._drafter.keep(self._texts)
+        self._drafter.take(self._texts)
 
     def _by_length(self, context: Sequence[int]) -> list[_Matches]:
         """The matches of a context, for every length at which there are others; the longest first."""

@@ -19,6 +19,7 @@ from eagle.decoding.info import DecodingInfo, no_rounds
 from eagle.decoding.method import DRAFT_MODEL, PICKING, Method
 from eagle.errors import InputError, PromptError
 from eagle.evaluation.answering.few_shot import user_turn
+from eagle.evaluation.answering.layouts import FASTCHAT, SPEC_BENCH, as_spec_bench
 from eagle.evaluation.answering.records import UNANSWERED, Record
 from eagle.identity import BASE, DRAFT, HEAD, Identity
 from eagle.model.ea_model import EaModel
@@ -46,6 +47,8 @@ class AnswerSettings:
         system_prompt: put before the conversation; None leaves that to the chat template.
         chat_template_kwargs: what the chat template is given beside the conversation; None is nothing.
         few_shot: exemplars before every question, in its first user turn, see ``few_shot.read_exemplars``.
+        keep_context: what was looked up in stays from question to question.
+        layout: of the answers, one of ``layouts.LAYOUTS``.
     """
 
     drafting: Method | None
@@ -58,6 +61,8 @@ class AnswerSettings:
     system_prompt: str | None
     chat_template_kwargs: TemplateArguments | None = None
     few_shot: str | None = None
+    keep_context: bool = False
+    layout: str = FASTCHAT
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,8 @@ class Answerer:
             "choices": choices,
             "tstamp": time.time(),
         }
+        if self.settings.layout == SPEC_BENCH:
+            answer = as_spec_bench(answer, infos, question.category)
         accept_lengths = [length for info in infos for turn in info["accept_length"] for length in turn]
         return Answered(
             answer,
@@ -178,7 +185,7 @@ class Answerer:
         messages = self._system()
         turns: list[dict[str, Any]] = []
         reasons: list[str | None] = []
-        if self.drafter is not None:
+        if self.drafter is not None and not self.settings.keep_context:
             # What is drafted, and so the text of a seed, depends on no other question.
             self.model.offers[self.drafter].drafter.forget()
         for turn, text in enumerate(question.turns):

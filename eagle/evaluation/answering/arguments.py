@@ -10,6 +10,7 @@ from eagle.decoding.method import DEFAULT_PATHS
 from eagle.decoding.stored_trees import DEFAULT_TREE
 from eagle.evaluation.answering.bench import add_bench_arguments
 from eagle.evaluation.answering.few_shot import add_few_shot_argument
+from eagle.evaluation.answering.layouts import FASTCHAT, LAYOUTS
 from eagle.model.loading import SAMPLING, add_lookup_arguments, add_pair_arguments
 from eagle.tree.shape import AUTO_TOTAL_TOKEN
 
@@ -45,6 +46,12 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
     run = parse.add_argument_group("run")
     add_bench_arguments(run)
     run.add_argument("--folder_id", "--folder-id", default="default", help="sub-folder of the answers")
+    run.add_argument(
+        "--format",
+        choices=LAYOUTS,
+        default=FASTCHAT,
+        help="layout of the answers: FastChat's and EAGLE's, or Spec-Bench's",
+    )
     run.add_argument("--model-id", help="name in the answers; default: the base model's")
     run.add_argument("--question-begin", type=int, help="first question, counted from 0")
     run.add_argument("--question-end", type=int, help="question to stop before")

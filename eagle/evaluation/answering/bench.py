@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
+import urllib.request
 from pathlib import Path
 
 from eagle import assets
@@ -17,6 +19,10 @@ GSM8K = "gsm8k"
 EAGLE_BENCHES = (GSM8K, "humaneval", "alpaca", "qa", "sum")
 EAGLE_REPOSITORY = "https://github.com/SafeAILab/EAGLE"
 HUB_GSM8K = "openai/gsm8k"
+SPEC_BENCH = "spec_bench"
+# Spec-Bench's questions (Xia et al. 2024; Apache-2.0), 480 in six tasks.
+SPEC_BENCH_URL = "https://raw.githubusercontent.com/hemingkx/Spec-Bench/main/data/spec_bench/question.jsonl"
+SPEC_BENCH_SHA256 = "4b6d33e79484f9841c487ee87d1cf6aa8c6066f61d5d482ff09e5a007fafdf04"
 
 
 def add_bench_arguments(parse: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = MT_BENCH) -> None:
@@ -24,8 +30,8 @@ def add_bench_arguments(parse: argparse.ArgumentParser | argparse._ArgumentGroup
     parse.add_argument(
         "--bench-name",
         default=default,
-        help=f"folder of the answers, and of the questions: {MT_BENCH} and {GSM8K} are fetched, of others "
-        f"(in EAGLE {', '.join(EAGLE_BENCHES[1:])}) the file <bench-name>/question.jsonl is read",
+        help=f"folder of the answers, and of the questions: {MT_BENCH}, {GSM8K} and {SPEC_BENCH} are fetched, of others"
+        f" (in EAGLE {', '.join(EAGLE_BENCHES[1:])}) the file <bench-name>/question.jsonl is read",
     )
     parse.add_argument(
         "--question-file", type=Path, help="questions in FastChat's and EAGLE's JSON lines, or in GSM8K's own"
@@ -47,10 +53,42 @@ def question_file(args: argparse.Namespace) -> Path:
         return file
     if args.bench_name == GSM8K:
         return _gsm8k_of_the_hub(file)
+    if args.bench_name == SPEC_BENCH:
+        return _spec_bench(file)
     known = f" from {_in_eagle(args.bench_name)}" if args.bench_name in EAGLE_BENCHES else ""
     raise InputError(
         f"no questions for --bench-name {args.bench_name}: put them{known} at {file}, or name a --question-file"
     )
+
+
+def _spec_bench(file: Path) -> Path:
+    """Spec-Bench's questions, fetched once and then kept in the cache."""
+    cached = assets.cache_dir() / "data" / "spec-bench-question.jsonl"
+    if cached.is_file():
+        return cached
+    instead = f"put {SPEC_BENCH_URL} at {file}, or name it with --question-file"
+    try:
+        with urllib.request.urlopen(SPEC_BENCH_URL, timeout=30) as answer:  # a constant, https
+            content: bytes = answer.read()
+    except (OSError, ValueError) as error:
+        raise InputError(f"Spec-Bench's questions could not be fetched ({error}); {instead}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != SPEC_BENCH_SHA256:
+        raise InputError(
+            f"what {SPEC_BENCH_URL} holds has sha256 {found}, not the pinned {SPEC_BENCH_SHA256}; the file is not used"
+        )
+    _put(cached, content)
+    return cached
+
+
+def _put(cached: Path, content: bytes) -> None:
+    temporary = cached.with_name(f".{cached.name}-{os.getpid()}")
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(cached)
+    except OSError as error:
+        raise InputError(f"cannot write {cached}: {error} (EAGLE_CACHE chooses another place)") from error
 
 
 def _in_eagle(bench: str) -> str:
@@ -80,11 +118,5 @@ def _gsm8k_of_the_hub(file: Path) -> Path:
         raise InputError(
             f"GSM8K's questions ({HUB_GSM8K} on the hub) could not be read: {reason}; try again, {instead}"
         ) from error
-    temporary = cached.with_name(f".{cached.name}-{os.getpid()}")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        temporary.replace(cached)
-    except OSError as error:
-        raise InputError(f"cannot write {cached}: {error} (EAGLE_CACHE chooses another place)") from error
+    _put(cached, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     return cached

@@ -11,14 +11,14 @@ from typing import Any
 from eagle import assets
 from eagle.chat_template import template_arguments
 from eagle.data.jsonl import is_text
-from eagle.decoding.method import DRAFT_MODEL, HEAD, PICKING, Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, PICKING, Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.answer import AnswerSettings
 from eagle.evaluation.answering.few_shot import read_exemplars, recorded
 from eagle.evaluation.answering.records import Record, RunFiles
 from eagle.identity import readable_name
 from eagle.model.loading import ModelChoice, lookup_settings, pair_of
-from eagle.tree.shape import AUTO_TOTAL_TOKEN, DETERMINISTIC
+from eagle.tree.shape import DETERMINISTIC
 from eagle.tree.warping import Warper
 
 
@@ -85,6 +85,8 @@ def cell_of(
         system_prompt=args.system_prompt,
         chat_template_kwargs=template_arguments(args.chat_template_kwargs),
         few_shot=read_exemplars(args.few_shot),
+        keep_context=args.keep_context,
+        layout=args.format,
     )
     model_id = _model_id(args, settings)
     usual = Path(args.bench_name) / args.folder_id / f"{model_id}_{_suffix(drafting)}.jsonl"
@@ -96,20 +98,18 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
     kind = DETERMINISTIC if drafting is None else drafting.at(settings.temperature).tree
     if drafting is not None and kind != drafting.tree:
         sampled = {}
-    # Without drafts there is no tree to measure.
-    measured_in_vain = drafting is None and args.total_token == AUTO_TOTAL_TOKEN
+    # Without drafts there is no tree.
+    names = ("total_token", "depth", "top_k", "least", "paths")
+    bounds: dict[str, Any] = {} if drafting is None else {name: getattr(args, name) for name in names}
     return replace(
         pair_of(args),
         load_in_8bit=args.load_in_8bit,
         gpus=args.num_gpus_per_model,
         max_gpu_memory=args.max_gpu_memory,
-        total_token=None if measured_in_vain else args.total_token,
-        depth=args.depth,
-        top_k=args.top_k,
-        least=args.least,
-        paths=args.paths,
+        **bounds,
         kind=kind,
-        drafter=None if drafting is None else drafting.drafter,
+        # What drafts nothing needs no head.
+        drafter=LOOKUP if drafting is None else drafting.drafter,
         temperature=settings.temperature,
         sampling=sampled,
         lookup=lookup_settings(args),

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from eagle.errors import InputError
+from eagle.evaluation.answering.layouts import FASTCHAT
 
 OPTION = "--few-shot"
 QUESTION = "Question:"
 FIELD, RECORDED = "few_shot", "few_shot_sha256"
 """Name of the exemplars' text in the settings, and of its SHA-256 in what a run records."""
+LATER = {"keep_context": False, "layout": FASTCHAT}
+"""Settings that there were not from the start, as they were then."""
 
 
 def add_few_shot_argument(parse: argparse._ActionsContainer) -> None:
@@ -85,10 +88,11 @@ def user_turn(exemplars: str | None, question: str) -> str:
 
 
 def recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a run records them: exemplars by their SHA-256, and nothing where there are none.
+    """Settings as a run records them: exemplars by their SHA-256, and nothing of what is left at its default in
+    ``LATER``.
 
-    So a run without exemplars has the record that it always had, and one that began before there were any resumes.
+    So a run has the record that it always had, and one that began before there were such settings resumes.
     """
     exemplars: str | None = settings[FIELD]
-    others = {name: value for name, value in settings.items() if name != FIELD}
+    others = {name: value for name, value in settings.items() if name != FIELD and LATER.get(name, ...) != value}
     return others if exemplars is None else others | {RECORDED: hashlib.sha256(exemplars.encode()).hexdigest()}

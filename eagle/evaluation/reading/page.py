@@ -63,6 +63,17 @@ def page(members: Sequence[Member], comparison: Comparison | None, questions: Ma
     body += ["<h2>Pictures</h2>", '<div class="pictures">']
     body += [_picture(name, svg) for name, svg in _pictures(members).items()]
     body += ["</div>", *_samples(members, questions)]
+    return whole_page(heading, body)
+
+
+def whole_page(heading: str, body: Sequence[str], style: str = "") -> str:
+    """A page of a report: no scripts, nothing from elsewhere.
+
+    Args:
+        heading: its title.
+        body: elements.
+        style: rules beside ``STYLE``.
+    """
     return "\n".join(
         [
             "<!doctype html>",
@@ -73,7 +84,7 @@ def page(members: Sequence[Member], comparison: Comparison | None, questions: Ma
             '<meta name="color-scheme" content="light dark">',
             '<link rel="icon" href="data:,">',
             f"<title>{escape(heading)}</title>",
-            f"<style>\n{STYLE}</style>",
+            f"<style>\n{STYLE}{style}</style>",
             "</head>",
             "<body>",
             "<main>",
@@ -95,6 +106,11 @@ def _by_category(members: Sequence[Member]) -> list[str]:
 
 
 def _table(table: Table, level: str = "h2") -> str:
+    return table_html(table, table.title, level)
+
+
+def table_html(table: Table, heading: str, level: str = "h2") -> str:
+    """A table under a heading."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
     rows = [
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{_cell(cell)}</td>" for cell in row[1:])}</tr>'
@@ -102,7 +118,7 @@ def _table(table: Table, level: str = "h2") -> str:
     ]
     return "\n".join(
         [
-            f"<{level}>{escape(table.title)}</{level}>",
+            f"<{level}>{escape(heading)}</{level}>",
             f'<div class="wide"><table><thead><tr>{head}</tr></thead>',
             "<tbody>",
             *rows,

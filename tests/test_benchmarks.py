@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import acceptance, forms, forward, gpu, launches
+from benchmarks import acceptance, edits, forms, forward, gpu, launches, peers
+from eagle.data.questions import load_questions
 from eagle.decoding.method import Method
+from eagle.evaluation import equal, speed
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice, load
 from eagle.target.int8 import ENGINE
 from eagle.tree.shape import HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
-from tests.tiny import compiles
+from tests.tiny import compiles, make_chat_pair
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -114,3 +116,24 @@ def test_methods_are_compared_within_their_form_and_forms_with_the_eager_one(lla
     }
     # At 0 HSD is EAGLE-3.
     assert [row[2] for row in forms.rows(models, [PROMPT], 0.0, 4)] == 2 * ["autoregressive", "EAGLE-3"]
+
+
+def test_edits_ask_for_names_that_are_not_there_yet(tmp_path: Path) -> None:
+    edits.edits([str(tmp_path / "question.jsonl")])
+    questions = load_questions(tmp_path / "question.jsonl")
+    assert len(questions) == 50
+    assert all(edits.CODE in question.turns[0] for question in questions)
+    for old, names in edits.NEW_NAMES.items():
+        assert old in edits.CODE
+        assert not any(f" {name}(" in edits.CODE or f"class {name}" in edits.CODE for name in names)
+
+
+def test_peers_write_what_speed_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, _ = make_chat_pair(tmp_path)
+    (tmp_path / "question.jsonl").write_text('{"question_id": 1, "category": "rag", "turns": ["A B A", "A B"]}\n')
+    asked = ["--base-model-path", str(base), "--question-file", str(tmp_path / "question.jsonl"), "--device", "cpu"]
+    peers.peers([str(tmp_path / "peers"), *asked, "--max-new-token", "20", "--dtype", "float64"])
+    files = [str(tmp_path / "peers" / f"{name}.jsonl") for name in ("prompt_lookup", "plain")]
+    assert speed.main(files) == 0
+    assert "overall" in capsys.readouterr().out
+    assert equal.main(files) == 0

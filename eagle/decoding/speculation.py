@@ -110,11 +110,13 @@ def grafted_shape(shape: TreeShape, total_token: int | None = None, least: float
     Args:
         shape: of the head's trees.
         total_token: nodes at most, the root included (16, or the head's).
-        least: key of a node that is worth scoring (0.1); of trees with samples the head's own number stays.
+        least: key of a node that is worth scoring (0.1); of trees with samples, whose keys say less, the head's own
+            number stays, and beyond it those of 0.15.
     """
     size = total_token or max(16, shape.total_token)
-    fewest = 1 if shape.sampling is None else min(shape.total_token, size)
-    return replace(shape, total_token=size, least=least or 0.1, fewest=fewest)
+    if shape.sampling is None:
+        return replace(shape, total_token=size, least=least or 0.1)
+    return replace(shape, total_token=size, least=least or 0.15, fewest=min(shape.total_token, size))
 
 
 def speculation(

@@ -29,7 +29,7 @@ class GraftedDrafter(Drafter):
     """Drafts trees with a head and a look-up.
 
     Args:
-        head: drafts.
+        head: drafts; a drafter by itself too, and compiled as that.
         retriever: looks up.
     """
 
@@ -47,10 +47,6 @@ class GraftedDrafter(Drafter):
     def forget(self) -> None:
         """See ``Drafter.forget``."""
         self.retriever.forget()
-
-    def compile(self) -> None:
-        """See ``Drafter.compile``."""
-        self.head.compile()
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> GraftedDrafting:
         """See ``Drafter.begin``."""

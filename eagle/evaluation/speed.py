@@ -23,12 +23,10 @@ from eagle.evaluation.equal import answers_of, read_texts
 from eagle.evaluation.reading.naming import labels
 from eagle.evaluation.reading.pairing import note_other_machine, require_same_questions
 from eagle.evaluation.reading.spec_bench import OVERALL, Speed, mean_speed, recounted, speed_table, speeds, tasks
-from eagle.evaluation.reading.speed_page import write_speed_page
 from eagle.evaluation.reading.summary import Sums, in_common, summarise
 from eagle.evaluation.reading.tables import INTERVALS, Table, estimate, number
 from eagle.evaluation.reading.timed import TimedRun, read_timed
 from eagle.program import run_program
-from eagle.target.base import load_tokenizer
 
 OWN, SPEC_BENCH = ARITHMETICS = ("own", "spec_bench")
 
@@ -140,6 +138,9 @@ def speed(argv: Sequence[str] | None) -> None:
     if not baseline.about.is_baseline:
         print(f"{base_file}: not an autoregressive run, going by its settings or name", file=sys.stderr)
     if args.html is not None:
+        # Pictures are drawn where its tables come from, which takes a second to import.
+        from eagle.evaluation.reading.speed_page import write_speed_page
+
         try:
             write_speed_page(args.html, names[-1], shown)
         except OSError as error:
@@ -157,6 +158,9 @@ def _both(run: TimedRun, baseline: TimedRun, file: Path, base_file: Path) -> tup
 
 
 def _recounted(baseline: Sums, file: Path, tokenizer_path: str) -> Sums:
+    # Only here torch is needed, which takes seconds to import.
+    from eagle.target.base import load_tokenizer
+
     tokenizer = load_tokenizer(assets.resolve_base(tokenizer_path))
     texts: dict[int | str, list[str]] = {}
     for (question, _), turns in read_texts(answers_of(file)).items():

@@ -57,7 +57,7 @@ def build(file: Path, sources: Sequence[str], tokenizer: PreTrainedTokenizerBase
     plan = {"sources": [_stamped(source) for source in sources], "tokenizer": vocabulary_sha256(tokenizer.get_vocab())}
     try:
         _begin(parts, plan)
-        total, count = 0, 0
+        total = 0
         texts = itertools.chain.from_iterable(map(pieces, sources))
         with tqdm(desc="tokenizing", unit="token", unit_scale=True, dynamic_ncols=True) as bar:
             for number in itertools.count():
@@ -67,15 +67,17 @@ def build(file: Path, sources: Sequence[str], tokenizer: PreTrainedTokenizerBase
                 part = parts / f"{number:06}.npz"
                 if not part.is_file():
                     _keep(part, _tokenized(some, tokenizer))
-                lengths = np.load(part)["lengths"]
-                total, count = total + int(lengths.sum()), count + len(lengths)
-                bar.update(int(lengths.sum()))
-        assets.say(f"{count:,} texts, {total:,} tokens; sorting")
-        write_corpus(file, _cut(_kept(parts), most), tokenizer)
+                new = int(np.load(part)["lengths"].sum())
+                total += new
+                bar.update(new)
+        kept = list(_cut(_kept(parts), most))
+        built = Built(file, len(kept), sum(map(len, kept)))
+        assets.say(f"{built.texts:,} texts, {built.tokens:,} tokens; sorting")
+        write_corpus(file, kept, tokenizer)
         shutil.rmtree(parts)
     except OSError as error:
         raise InputError(f"cannot write {file}: {error}") from error
-    return Built(file, count, total)
+    return built
 
 
 def _stamped(source: str) -> list[Any]:

@@ -109,7 +109,7 @@ class EaModel:
             lookup: what the drafter ``lookup``, which needs no model, looks up. Trees of ``lookup``, ``suffix`` and
                 ``recycling`` have up to 16 nodes on 12 levels, whatever the bounds above; those of ``eagle3+lookup``
                 and ``eagle3+suffix`` are the head's, with up to 16 nodes.
-            least: key of a node that is worth scoring, about its probability; None: all are (0.05 beside a head).
+            least: key of a node that is worth scoring, about its probability; None: all are, and with look-up 0.1.
             drafter: drafts where none is named, see ``eagenerate``; None is the head, if there is one, else the draft
                 model.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from eagle.drafters.drafter import Drafter
 from eagle.drafters.recycling import RANKS, RecyclingDrafter
+from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
+from eagle.target.base import load_tokenizer
 from eagle.target.target import Scores
 from eagle.target.text import Text
 from eagle.tree.draft_tree import DraftTree
@@ -18,7 +22,7 @@ from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 from eagle.verification import RULES
 from tests.decoding.rounds import SAMPLING, round_distances
-from tests.tiny import load_pair, make_pair
+from tests.tiny import load_pair, make_pair, write_letters
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 2, 3, 1]])
 
@@ -63,6 +67,29 @@ def test_the_successors_that_were_scored_last_make_the_next_tree() -> None:
     assert drafted.keys.exp().tolist() == pytest.approx([1, first, first**2, second, first**3, first * second])
     drafter.forget()
     assert len(drafting.draft(shape, 9, None)) == 1
+
+
+def test_what_is_known_can_be_kept_in_a_file(tmp_path: Path) -> None:
+    tokenizer, file = load_tokenizer(str(write_letters(tmp_path / "letters"))), tmp_path / "successors"
+    drafter, other = RecyclingDrafter(), RecyclingDrafter()
+    with pytest.raises(InputError, match="no successors are known yet"):
+        drafter.save(file, tokenizer)
+    drafter.successors.update({3: [1, 4], 5: [2, 6]})
+    drafter.save(file, tokenizer)
+    other.successors[7] = [1, 1]
+    other.load(file, tokenizer)
+    assert other.successors == drafter.successors
+    other.successors[3] = [0, 0]
+    other.forget()
+    assert other.successors == drafter.successors
+    with pytest.raises(InputError, match="cannot read the successors"):
+        other.load(tmp_path / "absent", tokenizer)
+    save_file({"tokens": np.zeros(1)}, tmp_path / "else")
+    with pytest.raises(InputError, match="does not hold the successors"):
+        other.load(tmp_path / "else", tokenizer)
+    tokenizer.add_tokens(["another"])
+    with pytest.raises(InputError, match="another tokenizer"):
+        other.load(file, tokenizer)
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)

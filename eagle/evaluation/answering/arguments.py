@@ -39,7 +39,7 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
         "--least",
         type=float,
         help="key of a node that is worth scoring (about its probability); default: all are, and "
-        "of trees with look-up 0.1, recycling 0.03, eagle3+lookup and eagle3+suffix 0.05",
+        "of trees with look-up 0.1 (recycling 0.03; beside samples 0.15)",
     )
     tree.add_argument("--paths", type=int, help=f"i.i.d. chains of the trees paths; default {DEFAULT_PATHS}")
     add_lookup_arguments(parse.add_argument_group("look-up, drafting without a model"))

@@ -26,11 +26,12 @@ def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_sweep_with_look_up(
     pair: tuple[Path, Path], questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    methods = ["--method", "baseline", "lookup/deterministic:tokenwise", "--temperature", "0", "1.0"]
-    more = ["--longest", "5", "--max-new-token", "30"]
+    methods = ["--method", "baseline", "lookup/deterministic:tokenwise", "eagle3+suffix/hybrid:hsd"]
+    more = ["--temperature", "0", "1.0", "--longest", "5", "--max-new-token", "30"]
     assert sweep.main(arguments(pair, questions, *methods, *more)) == 0
     shown = capsys.readouterr().out
     assert "look-up, deterministic tree, tokenwise" in shown
+    assert "EAGLE-3 with suffixes, hybrid tree, hsd" in shown
     folder, name = tmp_path / "mt_bench" / "f", "ea_lookup_deterministic_tokenwise"
     texts = [
         [line["choices"][0]["turns"] for line in lines(folder / f"tiny-temperature-0.0_{which}.jsonl")]

@@ -18,8 +18,17 @@ LABELS = {BASELINE: "autoregressive", "ea": "EAGLE-3", "ea_hsd": "HSD"}
 # The kinds of tree and rules behind two of these names; see eagle.decoding.method.
 USUAL = {("deterministic", "tokenwise"): "ea", ("hybrid", "hsd"): "ea_hsd"}
 NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
-ABLATION = re.compile(r"ea_(?:(?P<drafter>draft|lookup|recycling)_)?(?P<tree>[a-z]+)_(?P<verifier>.+)")
-DRAFTER_LABELS = {"draft": "draft model, ", "lookup": "look-up, ", "recycling": "recycling, "}
+DRAFTER_LABELS = {
+    "draft": "draft model, ",
+    "lookup": "look-up, ",
+    "suffix": "suffix decoding, ",
+    "recycling": "recycling, ",
+    "eagle3+lookup": "EAGLE-3 with look-up, ",
+    "eagle3+suffix": "EAGLE-3 with suffixes, ",
+}
+ABLATION = re.compile(
+    rf"ea_(?:(?P<drafter>{'|'.join(map(re.escape, DRAFTER_LABELS))})_)?(?P<tree>[a-z]+)_(?P<verifier>.+)"
+)
 # What a settings file tells of where a run was timed.
 TIMED_WITH = ("device", "dtype", "load_in_8bit", "quantize")
 TIMED_ON = ("device_name", "platform", "threads", "torch")

@@ -15,6 +15,7 @@ from eagle.drafters.lookup import corpus
 from eagle.drafters.lookup.corpus import Corpus, open_corpus, write_corpus
 from eagle.drafters.lookup.database import Match, in_order
 from eagle.drafters.lookup.ngrams import NGrams
+from eagle.drafters.vocabulary import vocabulary_sha256
 from eagle.errors import InputError
 from eagle.target.base import load_tokenizer
 from tests.tiny import write_letters
@@ -27,6 +28,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBa
     folder = tmp_path_factory.mktemp("letters")
     write_letters(folder)
     return load_tokenizer(str(folder))
+
+
+def of(tokenizer: PreTrainedTokenizerBase) -> str:
+    return vocabulary_sha256(tokenizer.get_vocab())
 
 
 def by_reading(texts: list[list[int]], context: list[int], longest: int) -> dict[int, Counter[int]]:
@@ -48,7 +53,7 @@ def test_what_is_found_is_what_is_there(tmp_path: Path, tokenizer: PreTrainedTok
     texts.append([1, 2, 3, 1, 2, 0] * 6)
     file = tmp_path / "db"
     assert write_corpus(file, texts, tokenizer) == sum(map(len, texts)) + len(texts) + 1
-    opened = open_corpus(file, tokenizer, ESCAPES, longest)
+    opened = open_corpus(file, of(tokenizer), ESCAPES, longest)
     for _ in range(60):
         text = source.choice(texts)
         end = source.randrange(len(text) + 1)
@@ -65,7 +70,7 @@ def test_what_is_found_is_what_is_there(tmp_path: Path, tokenizer: PreTrainedTok
 def test_of_many_places_an_even_share_is_looked_at(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     texts = [[1, 2]] * 300 + [[1, 3]] * 100
     write_corpus(tmp_path / "db", texts, tokenizer)
-    (match,) = open_corpus(tmp_path / "db", tokenizer, ESCAPES).matches([1])
+    (match,) = open_corpus(tmp_path / "db", of(tokenizer), ESCAPES).matches([1])
     assert sum(match.counts.values()) <= corpus.LOOKED_AT
     assert 0.6 < match.counts[2] / sum(match.counts.values()) < 0.9
 
@@ -88,27 +93,27 @@ def test_tokens_take_the_smallest_width(tmp_path: Path, tokenizer: PreTrainedTok
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     file = tmp_path / "db"
     with pytest.raises(InputError, match=r"there is no database of look-up .*eagle\.lookup build makes one"):
-        open_corpus(file, tokenizer, ESCAPES)
+        open_corpus(file, of(tokenizer), ESCAPES)
     write_corpus(file, [[1, 2, 3] * 50], tokenizer)
     whole = file.read_bytes()
     for size in (0, 5, 200, len(whole) - 1):
         file.write_bytes(whole[:size])
         with pytest.raises(InputError, match="cut short, or of another kind"):
-            open_corpus(file, tokenizer, ESCAPES)
+            open_corpus(file, of(tokenizer), ESCAPES)
     file.write_bytes(whole)
     arrays = load_file(file)
     save_file(arrays, file, metadata={"format": "eagle-lookup", "version": "9"})
     with pytest.raises(InputError, match="is of version 9, this program's is 1"):
-        open_corpus(file, tokenizer, ESCAPES)
+        open_corpus(file, of(tokenizer), ESCAPES)
     save_file(arrays, file)
     with pytest.raises(InputError, match="is not a database of look-up"):
-        open_corpus(file, tokenizer, ESCAPES)
+        open_corpus(file, of(tokenizer), ESCAPES)
     file.write_bytes(whole)
     other = load_tokenizer(str(Path(tokenizer.name_or_path)))
     other.add_tokens(["another"])
     with pytest.raises(InputError, match="was made for another tokenizer"):
-        open_corpus(file, other, ESCAPES)
-    assert isinstance(open_corpus(file, tokenizer, ESCAPES), Corpus)
+        open_corpus(file, of(other), ESCAPES)
+    assert isinstance(open_corpus(file, of(tokenizer), ESCAPES), Corpus)
 
 
 def test_without_text_there_is_no_database(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

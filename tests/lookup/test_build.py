@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from eagle.drafters.lookup.corpus import open_corpus
+from eagle.drafters.vocabulary import vocabulary_sha256
 from eagle.lookup import __main__ as program
 from eagle.lookup import build as building
 from eagle.lookup.sources import pieces
@@ -49,7 +50,11 @@ def test_a_database_is_built_and_found_in(tmp_path: Path, base: Path, capsys: py
     assert program.main(["build", str(file), source, "--base-model-path", str(base)]) == 0
     assert capsys.readouterr().out.startswith(f"{file}: 2 texts, 22 tokens")
     tokenizer = load_tokenizer(str(base))
-    longest = next(iter(open_corpus(file, tokenizer, (1.0,)).matches(tokenizer("the cat ").input_ids)))
+    longest = next(
+        iter(
+            open_corpus(file, vocabulary_sha256(tokenizer.get_vocab()), (1.0,)).matches(tokenizer("the cat ").input_ids)
+        )
+    )
     assert longest.length == 8
     assert sorted(tokenizer.convert_ids_to_tokens(list(longest.counts))) == ["r", "s"]
     assert [each.name for each in file.parent.iterdir()] == ["l"]

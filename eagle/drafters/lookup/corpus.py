@@ -88,14 +88,12 @@ class Corpus(Database):
                 yield Match(length, dict(counts.most_common()), escape(self._escapes, length))
 
 
-def open_corpus(
-    file: Path, tokenizer: PreTrainedTokenizerBase, escapes: Sequence[float], longest: int = DEPTH
-) -> Corpus:
+def open_corpus(file: Path, vocabulary: str, escapes: Sequence[float], longest: int = DEPTH) -> Corpus:
     """Map a file into memory.
 
     Args:
         file: of ``write_corpus``.
-        tokenizer: of the target, which has to be the one that the file was made for.
+        vocabulary: ``vocabulary_sha256`` of the target's, which has to be the one that the file was made for.
         escapes: see ``Corpus``.
         longest: match, in tokens.
 
@@ -119,7 +117,7 @@ def open_corpus(
         raise InputError(
             f"{file} cannot be read as a database of look-up ({error}): cut short, or of another kind; {build}"
         ) from error
-    if header["tokenizer"] != vocabulary_sha256(tokenizer.get_vocab()):
+    if header["tokenizer"] != vocabulary:
         raise InputError(f"{file} was made for another tokenizer than this model's; build one with this model: {build}")
     return Corpus(tokens, order, int(header["end"]), escapes, longest, header["sha256"])
 

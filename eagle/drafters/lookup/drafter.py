@@ -20,6 +20,7 @@ from eagle.drafters.lookup.history import History, read_history
 from eagle.drafters.lookup.ngrams import NGrams
 from eagle.drafters.lookup.prediction import at_temperature, predicted
 from eagle.drafters.lookup.retriever import Retriever, Retrieving
+from eagle.drafters.vocabulary import vocabulary_sha256
 from eagle.errors import InputError
 from eagle.target.text import Text
 from eagle.tree.retrieval import Predict
@@ -136,12 +137,13 @@ def load_lookup(settings: LookupSettings, tokenizer: PreTrainedTokenizerBase) ->
         InputError: see ``open_corpus`` and ``read_history``.
     """
     files: dict[str, Corpus | History] = {}
+    vocabulary = vocabulary_sha256(tokenizer.get_vocab())
     for letter, name in FILES.items():
         file: Path | None = getattr(settings, name)
         if file is not None and file.suffix == ".json":
             files[letter] = read_history(file, len(tokenizer), ESCAPES[letter], settings.longest)
         elif file is not None:
-            files[letter] = open_corpus(file, tokenizer, ESCAPES[letter], settings.longest)
+            files[letter] = open_corpus(file, vocabulary, ESCAPES[letter], settings.longest)
     return LookupDrafter(settings, files)
 
 

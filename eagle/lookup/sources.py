@@ -8,7 +8,7 @@ from typing import Any
 
 from eagle.data.conversations import HUB, read_records
 from eagle.errors import InputError
-from eagle.train.answers import read_answers
+from eagle.train.answers import ANSWERS, read_answers
 
 SHAREGPT = "sharegpt"
 JSON = (".json", ".jsonl", ".ndjson")
@@ -33,7 +33,8 @@ def pieces(source: str) -> Iterator[Piece]:
         for _, record in read_records(None if source == SHAREGPT else source):
             yield from _texts(record)
     elif path.is_dir():
-        for answer in read_answers(path):
+        # Its own folder, or the one that the stages of a training share.
+        for answer in read_answers(path / ANSWERS if (path / ANSWERS).is_dir() else path):
             yield answer.answer
     else:
         yield from _paragraphs(path)

@@ -41,7 +41,7 @@ def test_every_text_of_a_record_and_every_paragraph_is_taken(tmp_path: Path) -> 
     (tmp_path / "c.txt").write_text("first line\nsecond\n\n\nthird\n")
     assert list(pieces(str(tmp_path / "c.txt"))) == ["first line\nsecond\n", "third\n"]
     write_answers(tmp_path / "answers", [Answer("1@1", [1, 2], [3, 4, 5], 1.0, True)])
-    assert list(pieces(str(tmp_path / "answers"))) == [[3, 4, 5]]
+    assert list(pieces(str(tmp_path / "answers"))) == list(pieces(str(tmp_path))) == [[3, 4, 5]]
 
 
 def test_a_database_is_built_and_found_in(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
         parse.add_argument(
             f"--{name}",
             action="store_true",
-            help=f"use {letter}; without any of the three, all that there are (in the code there --do_WM alone does "
-            "something)",
+            help=f"use {letter}; without any of the three, all that there are (in the code there two of the three do "
+            "nothing)",
         )
     parse.add_argument("--history_file", type=Path, help="S: JSON of n-grams, or a file of eagle.lookup build")
     parse.add_argument("--db_file", type=Path, help="L: a file of eagle.lookup build; REST's .idx is not read")

@@ -121,12 +121,12 @@ def speed(argv: Sequence[str] | None) -> None:
         categories = {question.question_id: question.category for question in load_questions(args.question_file)}
     baseline = read_timed(base_file, categories)
     runs = [read_timed(file, categories) for file in files]
-    names = labels([(run.files, run.about) for run in [*runs, baseline]])
+    *names, of_baseline = labels([(run.files, run.about) for run in [*runs, baseline]])
     shown: dict[str, list[Speed]] = {}
-    for file, run, name in zip(files, runs, names, strict=False):
+    for file, run, name in zip(files, runs, names, strict=True):
         mine, theirs = _both(run, baseline, file, base_file)
         recount = None if args.tokenizer_path is None else _recounted(theirs, base_file, args.tokenizer_path)
-        print(f"{name} over {names[-1]}, {len(mine.questions)} questions of both\n")
+        print(f"{name} over {of_baseline}, {len(mine.questions)} questions of both\n")
         shown[name] = speeds(mine, recount or theirs)
         if arithmetic == SPEC_BENCH:
             print(speed_table(shown[name]).text())
@@ -142,7 +142,7 @@ def speed(argv: Sequence[str] | None) -> None:
         from eagle.evaluation.reading.speed_page import write_speed_page
 
         try:
-            write_speed_page(args.html, names[-1], shown)
+            write_speed_page(args.html, of_baseline, shown)
         except OSError as error:
             raise InputError(f"cannot write {args.html}: {error}") from error
         print(args.html)

@@ -126,6 +126,7 @@ class EaModel:
         if drafter not in (None, *DRAFTERS):
             raise InputError(f"drafter must be None or one of {', '.join(DRAFTERS)}, not {drafter!r}")
         bounds = Bounds(total_token, depth, top_k, sampling, paths, least)
+        # A number out of its range is said before anything is loaded.
         _ = bounds.of_a_head
         if quantize not in (None, *QUANTIZE):
             raise InputError(f"quantize must be None or one of {', '.join(QUANTIZE)}, not {quantize!r}")

@@ -129,7 +129,8 @@ class _Nodes:
         # Candidates are counted through all levels.
         self._starts = list(itertools.accumulate((family.tokens.numel() for family in families), initial=0))
         self._expanded = [
-            [start + place for place in places] for start, places in zip(self._starts, frontiers, strict=False)
+            [start + place for place in places]
+            for start, places in zip(self._starts[: len(frontiers)], frontiers, strict=True)
         ]
         self._node_of: dict[int, int] = {}
         self._drawn: list[_Drawn] = []

@@ -57,6 +57,11 @@ def test_a_text_that_became_shorter_and_texts_that_are_dropped_leave_nothing(mon
     texts.read([7, 7, 7])
     assert found(texts, one[:2]) == []
     assert found(texts, [7, 7]) == [(2, [7])]
+    # The text at hand stays, however long it is.
+    texts.read([7] * 30)
+    texts.begin([7] * 30)
+    texts.read([7] * 31)
+    assert len(found(texts, [7, 7])) == 29
 
 
 @pytest.mark.parametrize("looking", [SuffixDrafter, lambda: LookupDrafter(LookupSettings(keep=True))])

@@ -27,7 +27,8 @@ def looked_up(seed: int, vocabulary: int, often: float) -> dict[tuple[int, ...],
         path = paths.pop()
         if source.random() < often:
             tokens = source.sample(range(vocabulary), source.choice([1, 1, 2]))
-            found[path] = dict(zip(tokens, source.choice([(0.9, 0.08), (0.5, 0.4), (0.3, 0.2)]), strict=False))
+            likely = source.choice([(0.9, 0.08), (0.5, 0.4), (0.3, 0.2)])[: len(tokens)]
+            found[path] = dict(zip(tokens, likely, strict=True))
         if len(path) < 2:
             paths += [(*path, token) for token in range(vocabulary)]
     return found

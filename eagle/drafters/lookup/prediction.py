@@ -21,7 +21,8 @@ def escape(escapes: Sequence[float], length: int) -> float:
 def at_temperature(probabilities: Mapping[int, float], temperature: float) -> dict[int, float]:
     """Probabilities as they are in texts of a temperature: a text repeats itself the more, the lower that is.
 
-    Log-odds are linear in those of all texts. Fitted as ``ngrams.ESCAPES``, at temperatures 0, 0.6 and 1.
+    Log-odds are linear in those of all texts. Fitted to the tokens that ``grafted.MIXTURE`` was fitted to, of each
+    temperature by itself.
     """
     heat = min(temperature, 1.0)
     bias, slope = 0.49 - 0.93 * heat, 1.41 - 0.26 * heat

@@ -7,6 +7,7 @@ for.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Suffixes:
             self._shorten(common)
         else:
             self._texts.append([])
-        while self._size > MOST_KEPT:
+        # The one that is being written stays, however long it is.
+        while self._size > MOST_KEPT and len(self._texts) > 1:
             self._drop_oldest()
 
     def read(self, tokens: Sequence[int]) -> None:
@@ -75,7 +77,7 @@ class Suffixes:
     def matches(self, context: Sequence[int]) -> list[tuple[int, Place]]:
         """The newest places behind the end of a context, and how many tokens of it stand before each."""
         places = self._places.get(tuple(context[-SHORTEST:]), ())
-        return [(_length(place, context), place) for place, _ in zip(reversed(places), range(LOOKED_AT), strict=False)]
+        return [(_length(place, context), place) for place in itertools.islice(reversed(places), LOOKED_AT)]
 
     def _shorten(self, length: int) -> None:
         text = self._texts[-1]

@@ -1,8 +1,9 @@
-"""transformers' own prompt lookup and plain decoding on the same questions: ``python -m benchmarks.peers FOLDER``.
+"""transformers' own drafting and plain decoding on the same questions: ``python -m benchmarks.peers FOLDER``.
 
-Writes ``plain.jsonl`` and ``prompt_lookup.jsonl`` in Spec-Bench's layout, each question answered by both before the
-next, for ``python -m eagle.evaluation.speed FOLDER/prompt_lookup.jsonl FOLDER/plain.jsonl``. The model is the one that
-``--base-model-path`` names, as transformers runs it.
+Writes ``plain.jsonl``, ``prompt_lookup.jsonl`` and, with a draft model (``--draft-model-path``), ``assisted.jsonl`` in
+Spec-Bench's layout, each question answered by all of them before the next, for ``python -m eagle.evaluation.speed
+FOLDER/prompt_lookup.jsonl FOLDER/plain.jsonl``. The model is the one that ``--base-model-path`` names, as transformers
+runs it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,7 @@ from eagle.model.loading import DTYPES, existing_device
 from eagle.program import run_program
 from eagle.target.base import load_base, load_tokenizer
 
-METHODS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "prompt_lookup": {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3},
-}
+PLAIN, PROMPT_LOOKUP, ASSISTED = "plain", "prompt_lookup", "assisted"
 
 
 class Forwards:
@@ -48,6 +46,24 @@ class Forwards:
 
     def _seen(self, *_: object) -> None:
         self.count += 1
+
+
+def methods(args: argparse.Namespace, device: torch.device) -> dict[str, dict[str, Any]]:
+    """What ``generate`` is given beside the prompt, by method."""
+    found: dict[str, dict[str, Any]] = {
+        PLAIN: {},
+        PROMPT_LOOKUP: {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3},
+    }
+    if args.draft_model_path is not None:
+        folder = assets.resolve_base(args.draft_model_path)
+        # With transformers' own schedule of how many tokens are drafted, as its users have it.
+        assistant = load_base(folder, "the draft model", dtype=_dtype(args), device_map={"": device})
+        found[ASSISTED] = {"assistant_model": assistant}
+    return found
+
+
+def _dtype(args: argparse.Namespace) -> Any:
+    return args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
 
 
 def answer(
@@ -91,9 +107,10 @@ def peers(argv: Sequence[str] | None) -> None:
     Raises:
         InputError: anything the user can put right.
     """
-    parse = argparse.ArgumentParser(description="Answer questions with transformers' prompt lookup and without drafts.")
+    parse = argparse.ArgumentParser(description="Answer questions with transformers' own drafting and without drafts.")
     parse.add_argument("folder", type=Path)
     parse.add_argument("--base-model-path")
+    parse.add_argument("--draft-model-path", help="of assisted generation; left out without one")
     parse.add_argument("--dtype", default="float32", choices=DTYPES)
     parse.add_argument("--device")
     parse.add_argument("--max-new-token", type=int, default=128)
@@ -102,16 +119,17 @@ def peers(argv: Sequence[str] | None) -> None:
     args = parse.parse_args(argv)
     questions = load_questions(question_file(args))
     base = assets.resolve_base(args.base_model_path)
-    dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
-    model = load_base(base, dtype=dtype, device_map={"": existing_device(args.device)})
+    model = load_base(base, dtype=_dtype(args), device_map={"": existing_device(args.device)})
     tokenizer, forwards = load_tokenizer(base), Forwards(model)
     args.folder.mkdir(parents=True, exist_ok=True)
-    files = {name: args.folder / f"{name}.jsonl" for name in METHODS}
+    ways = methods(args, model.device)
+    files = {name: args.folder / f"{name}.jsonl" for name in ways}
     with torch.inference_mode():
-        answer(model, tokenizer, forwards, Question(0, ("Hello.",)), args, METHODS["prompt_lookup"])
-        lines: dict[str, list[str]] = {name: [] for name in METHODS}
+        for how in ways.values():
+            answer(model, tokenizer, forwards, Question(0, ("Hello.",)), args, how)
+        lines: dict[str, list[str]] = {name: [] for name in ways}
         for question in tqdm(questions, dynamic_ncols=True):
-            for name, how in METHODS.items():
+            for name, how in ways.items():
                 about = {"question_id": question.question_id, "category": question.category, "model_id": name}
                 choice = answer(model, tokenizer, forwards, question, args, how)
                 lines[name].append(json.dumps(about | {"choices": [choice], "tstamp": time.time()}))

@@ -132,8 +132,19 @@ def test_peers_write_what_speed_reads(tmp_path: Path, capsys: pytest.CaptureFixt
     base, _ = make_chat_pair(tmp_path)
     (tmp_path / "question.jsonl").write_text('{"question_id": 1, "category": "rag", "turns": ["A B A", "A B"]}\n')
     asked = ["--base-model-path", str(base), "--question-file", str(tmp_path / "question.jsonl"), "--device", "cpu"]
-    peers.peers([str(tmp_path / "peers"), *asked, "--max-new-token", "20", "--dtype", "float64"])
-    files = [str(tmp_path / "peers" / f"{name}.jsonl") for name in ("prompt_lookup", "plain")]
+    peers.peers(
+        [
+            str(tmp_path / "peers"),
+            *asked,
+            "--max-new-token",
+            "20",
+            "--dtype",
+            "float64",
+            "--draft-model-path",
+            str(base),
+        ]
+    )
+    files = [str(tmp_path / "peers" / f"{name}.jsonl") for name in ("prompt_lookup", "assisted", "plain")]
     assert speed.main(files) == 0
     assert "overall" in capsys.readouterr().out
-    assert equal.main(files) == 0
+    assert all(equal.main([file, files[-1]]) == 0 for file in files[:-1])

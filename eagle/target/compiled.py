@@ -27,14 +27,18 @@ class CompiledLayers:
 
     Args:
         layers: in the order of their caches.
+        by: compiles the function of a layer.
     """
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Module], by: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+    ) -> None:
         self.layers = layers
         # The wrapper of transformers around ``forward`` is for training.
         structures = [_structure(layer) for layer in layers]
         one_of = dict(zip(structures, layers, strict=True))
-        functions = {structure: compiled(inspect.unwrap(type(layer).forward)) for structure, layer in one_of.items()}
+        by = by or compiled
+        functions = {structure: by(inspect.unwrap(type(layer).forward)) for structure, layer in one_of.items()}
         self._functions = [functions[structure] for structure in structures]
         self._varying: tuple[int, ...] = ()
 

@@ -14,7 +14,8 @@ from eagle.folders import first_line
 from eagle.target.attention import GROUPED_SDPA
 from eagle.target.check import refuse_wrong_scores
 from eagle.target.compiled import CompiledLayers, decoder_layers
-from eagle.target.target import Target
+from eagle.target.recorded import RecordedForwards
+from eagle.target.target import Scores, Target
 from eagle.tree.draft_tree import DraftTree, root_only
 
 AUTO, ON, OFF = COMPILE = ("auto", "on", "off")
@@ -34,24 +35,37 @@ def compile_target(target: Target) -> None:
     """
     if target.compiled is None:
         what = f"{type(target.model).__name__} ({target.dtype}, {target.device.type})"
-        target.compiled = built_or_said(what, lambda: _compiled_layers(target))
+        target.compiled = built_or_said(f"compiling {what}", lambda: _compiled_layers(target))
+        if target.compiled is not None and target.device.type == "cuda":
+            target.recorded = built_or_said(f"recording forwards of {what}", lambda: recorded_forwards(target))
 
 
 def built_or_said(what: str, build: Callable[[], Compiled]) -> Compiled | None:
     """What was built by compiling; None where that failed, with a line on standard error that says why.
 
     Args:
-        what: is compiled, for people.
-        build: compiles all of it.
+        what: is done, for people.
+        build: does all of it.
     """
-    assets.say(f"compiling {what} ...")
+    assets.say(f"{what} ...")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(assets.cache_dir() / "compiled"))
     try:
         return build()
     except Exception as error:  # of many types: no compiler, a layer it cannot read, a device it has no kernels for
         why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
-        assets.say(f"it goes on uncompiled: {why}")
+        assets.say(f"it goes on without: {why}")
         return None
+
+
+def recorded_forwards(target: Target) -> RecordedForwards[Scores]:
+    """Let a target with compiled layers score trees with recorded forwards, and find out that they say the same."""
+    recorded = target.recorded = RecordedForwards(target.score_recorded, target.device)
+    try:
+        refuse_wrong_scores(target)
+    except Exception:
+        target.recorded = None
+        raise
+    return recorded
 
 
 def _compiled_layers(target: Target) -> CompiledLayers:

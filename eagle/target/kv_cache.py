@@ -20,6 +20,8 @@ from eagle.devices import sent
 
 # Scoring under a mask sees keys in multiples of this.
 VIEW_STEP = 64
+# Positions that caches have at least whose memory should last.
+LASTING = 1024
 
 
 class Slabs:
@@ -207,6 +209,11 @@ class TreeCache(Cache):
     def _fill(self, length: int) -> None:
         for layer in self.tree_layers:
             layer.length = length
+
+
+def lasting(positions: int) -> int:
+    """Positions that a cache is given whose memory should serve longer texts, too: a power of two."""
+    return max(LASTING, 1 << (positions - 1).bit_length())
 
 
 def _kind(states: Tensor) -> tuple[object, ...]:

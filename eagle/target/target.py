@@ -23,8 +23,10 @@ from eagle.errors import InputError
 from eagle.target.attention import GROUPED_SDPA
 from eagle.target.compiled import CompiledLayers
 from eagle.target.context import context_length
-from eagle.target.kv_cache import Slabs, TreeCache
+from eagle.target.kv_cache import Slabs, TreeCache, lasting
+from eagle.target.masks import tree_masks
 from eagle.target.positions import switch_of
+from eagle.target.recorded import RecordedForwards
 from eagle.tree.draft_tree import DraftTree
 
 # Prompts are read in pieces of so many tokens, which bounds the memory of activations for long ones.
@@ -44,6 +46,11 @@ class Scores:
 
     logits: Tensor
     features: Tensor | None
+
+    def first(self, count: int) -> Scores:
+        """The first rows, in memory of their own."""
+        features = None if self.features is None else self.features[:count].clone()
+        return Scores(self.logits[:count].clone(), features)
 
     def at(self, places: Tensor) -> Scores:
         """The rows at some places, (M,) int64 on the host, in their order."""
@@ -78,6 +85,7 @@ class Target:
             model.set_attn_implementation(GROUPED_SDPA)
         self.accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.compiled: CompiledLayers | None = None
+        self.recorded: RecordedForwards[Scores] | None = None
         self._spare: Slabs | None = None
         self._one_device = len({parameter.device for parameter in model.parameters()}) == 1
         embeddings = model.get_input_embeddings().weight
@@ -119,6 +127,9 @@ class Target:
     def new_cache(self, capacity: int) -> TreeCache:
         """An empty cache for ``capacity`` positions, in recycled memory where that is large enough."""
         capacity += PREFILL_STEP
+        if self.recorded is not None:
+            # Recordings are of one memory, so it had better last.
+            capacity = lasting(capacity)
         slabs, self._spare = self._spare, None
         if slabs is None or slabs.capacity < capacity:
             slabs = Slabs(capacity, tensors=len(self.windows) if self._one_device else 1)
@@ -205,7 +216,30 @@ class Target:
         Returns:
             Logits (N, V) and features (N, k * H), a row per node.
         """
+        if self.recorded is not None:
+            scores = self.recorded.score(tree, cache, features)
+            if scores is not None:
+                return scores
         return self.extend(tree.tokens, tree.depths, tree.ancestors(), cache, features)
+
+    def score_recorded(self, numbers: Tensor, seen: Tensor, cache: TreeCache, width: int, features: bool) -> Scores:
+        """Score n nodes by what tensors on the device say, with layers that are compiled; nobody waits for it.
+
+        Args:
+            numbers: (1 + 2n,) int64: the number of committed tokens, then the nodes' tokens, then their depths.
+            seen: (n, n) bool, what each node attends to, itself included.
+            cache: everything before the tree; its lengths are the caller's business.
+            width: positions that are attended to, under a mask.
+            features: also return features.
+        """
+        if self.compiled is None:
+            raise ValueError("layers that are not compiled write behind what a number says")
+        committed, (tokens, depths) = numbers[0], numbers[1:].view(2, -1)
+        mask = tree_masks(seen, depths, committed, width, self.windows, self.dtype)
+        with self.compiled.over(cache, committed + torch.arange(len(tokens), device=self.device), width):
+            return self._forward(
+                tokens[None], cache, features, position_ids=(committed + depths)[None], attention_mask=mask
+            )
 
     def extend(self, tokens: Tensor, depths: Tensor, seen: Tensor, cache: TreeCache, features: bool = False) -> Scores:
         """Score n more nodes of a tree, of which m - n lie in the cache already, behind what is committed.
@@ -231,7 +265,7 @@ class Target:
             cache.view_exactly()
             mask = None
         else:
-            mask = self._tree_mask(seen, depths, cache.committed, width=cache.view_masked(nodes))
+            mask = self._masks(seen, depths, cache.committed, width=cache.view_masked(nodes))
         with self._layers(cache, nodes - count, nodes):
             return self._forward(
                 sent(tokens[None], self.device),
@@ -252,6 +286,12 @@ class Target:
             yield
         cache.written(end)
 
+    def _masks(self, seen: Tensor, depths: Tensor, committed: int, width: int) -> Tensor | dict[str, Tensor]:
+        masks = tree_masks(seen, sent(depths, seen.device), committed, width, self.windows, self.dtype)
+        if isinstance(masks, Tensor):
+            return sent(masks, self.device)
+        return {kind: sent(mask, self.device) for kind, mask in masks.items()}
+
     def _forward(
         self, input_ids: Tensor, cache: TreeCache, features: bool, only_row: int | None = None, **inputs: Any
     ) -> Scores:
@@ -269,28 +309,6 @@ class Target:
             return Scores(logits, None)
         chosen = [output.hidden_states[entry][0].to(logits.device) for entry in wanted]
         return Scores(logits, torch.cat(chosen, dim=-1))
-
-    def _tree_mask(self, nodes: Tensor, depths: Tensor, committed: int, width: int) -> Tensor | dict[str, Tensor]:
-        """The additive mask (1, 1, n, width), or one for each kind of attention layer the model has."""
-        count, last = len(nodes), committed + nodes.shape[1]
-        seen = torch.zeros(count, width, dtype=torch.bool, device=nodes.device)
-        seen[:, :committed] = True
-        seen[:, committed:last] = nodes
-        kinds = set(self.windows)
-        masks = {kind: self._additive(seen, kind, depths, committed) for kind in kinds}
-        if len(kinds) == 1:
-            return masks.popitem()[1]
-        return {"full_attention" if window is None else "sliding_attention": mask for window, mask in masks.items()}
-
-    def _additive(self, seen: Tensor, window: int | None, depths: Tensor, committed: int) -> Tensor:
-        if window is not None:
-            key_positions = torch.arange(seen.shape[1])
-            key_positions[committed : committed + len(depths)] = committed + depths
-            positions = committed + depths[len(depths) - len(seen) :]
-            seen = seen & sent(positions[:, None] - key_positions[None] < window, seen.device)
-        mask = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
-        mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
-        return sent(mask[None, None], self.device)
 
 
 def stop_ids(generation: GenerationConfig | None, config: PretrainedConfig) -> frozenset[int]:

@@ -53,10 +53,10 @@ def chance(shape: TreeShape, warper: Warper, generator: torch.Generator | None) 
         return None
 
     law = warper.tempered(shape.sampling.draft_temperature)
-    return Chance(None if law.plain else law, lambda rows: _Choices(uniforms(rows, generator)))
+    return Chance(None if law.plain else law, lambda rows: Choices(uniforms(rows, generator)))
 
 
-class _Choices:
+class Choices:
     """See ``Choose``; the numbers of a whole tree are made and sent at once.
 
     Args:
@@ -64,9 +64,10 @@ class _Choices:
     """
 
     def __init__(self, points: Tensor) -> None:
-        self._points, self._used = points, 0
+        self.points, self._used = points, 0
 
     def __call__(self, weights: Tensor) -> Tensor:
-        self._points = sent(self._points, weights.device, wide_dtype(weights.device))
+        """See ``Choose``."""
+        self.points = sent(self.points, weights.device, wide_dtype(weights.device))
         first, self._used = self._used, self._used + len(weights)
-        return draw_rows(weights, self._points[first : self._used])
+        return draw_rows(weights, self.points[first : self._used])

@@ -19,7 +19,7 @@ from eagle.tree.chance import Chance, Choose
 from eagle.tree.draft_tree import DraftTree
 from eagle.tree.paths import draw_paths
 from eagle.tree.retrieval import NO_COLUMN, Picks, Retrieval, Retrieved
-from eagle.tree.selection import Family, select
+from eagle.tree.selection import Candidates, Family, ranked_candidates, select
 from eagle.tree.shape import TreeShape
 
 Expand = Callable[[Tensor, Tensor], Tensor]
@@ -68,10 +68,45 @@ def grow(
     """
     if shape.paths is not None:
         return draw_paths(root, root_logits, expand, support, shape.paths, levels, needed(chance))
-    wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
-    samples = 0 if shape.sampling is None else shape.sampling.samples
-    choose = needed(chance).choices(samples * (1 + (levels - 1) * shape.top_k)) if samples else None
+    choose = None if samples_of(shape) == 0 else needed(chance).choices(draws(shape, levels))
     law = None if chance is None else chance.law
+    found = candidates(root_logits, expand, support, shape, levels, law, choose, retrieval)
+    return select(root, found, support, shape, retrieval)
+
+
+def samples_of(shape: TreeShape) -> int:
+    """Samples below each expanded node."""
+    return 0 if shape.sampling is None else shape.sampling.samples
+
+
+def draws(shape: TreeShape, levels: int) -> int:
+    """How many samples are drawn in growing a tree of so many levels."""
+    return samples_of(shape) * (1 + (levels - 1) * shape.top_k)
+
+
+def candidates(
+    root_logits: Tensor,
+    expand: Expand,
+    support: Tensor,
+    shape: TreeShape,
+    levels: int,
+    law: Callable[[Tensor], Tensor] | None,
+    choose: Choose | None,
+    retrieval: Retrieval | None = None,
+) -> Candidates:
+    """All that may become nodes of a tree, see ``grow``; without ``retrieval`` nobody waits for the device.
+
+    Args:
+        root_logits: as of ``grow``, and so are the others that are not named here.
+        expand: see there.
+        support: see there.
+        shape: see there.
+        levels: see there.
+        law: what samples are drawn from, see ``Chance.law``.
+        choose: draws them; needed where ``shape`` has samples.
+        retrieval: see there.
+    """
+    wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
     retrieved = None if retrieval is None else Retrieved(retrieval, root_logits.device)
     children = partial(_family, shape=shape, support=support, law=law, choose=choose, retrieved=retrieved)
     families = [children(root_logits[None], root_logits.new_zeros(1, dtype=wide))]
@@ -86,7 +121,7 @@ def grow(
             retrieved.descend(tokens.tolist(), parents.tolist())
         families.append(children(logits, keys[: shape.top_k]))
         frontiers.append(frontier)
-    return select(root, families, frontiers, support, shape, retrieval)
+    return ranked_candidates(families, frontiers, shape, retrieval is not None)
 
 
 def _picks(q: Tensor, parent_keys: Tensor, shape: TreeShape, support: Tensor) -> Picks:

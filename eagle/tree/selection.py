@@ -37,27 +37,37 @@ class Family:
     samples: int = 0
 
 
-def select(
-    root: int,
-    families: list[Family],
-    frontiers: list[Tensor],
-    support: Tensor,
-    shape: TreeShape,
-    retrieval: Retrieval | None = None,
-) -> DraftTree:
-    """Keep the candidates that are decided on first: no key is above the parent's, and ties go to the elder, so parents
+@dataclass(frozen=True)
+class Candidates:
+    """What may become nodes of a tree, on the drafter's device, and the n that are decided on first.
+
+    Attributes:
+        families: of each level, the root's first.
+        frontiers: for each level below the root that was expanded, which of its candidates were.
+        ranks: (n,) what the first are decided on by, the largest first.
+        keys: (n,) theirs.
+        facts: int64: of the first their states (1: a node, 0: none, -1: a key that is NaN), their places among all
+            candidates, tokens and columns, n each, and then the frontiers.
+    """
+
+    families: list[Family]
+    frontiers: list[Tensor]
+    ranks: Tensor
+    keys: Tensor
+    facts: Tensor
+
+
+def ranked_candidates(
+    families: list[Family], frontiers: list[Tensor], shape: TreeShape, retrieving: bool
+) -> Candidates:
+    """Find the candidates that are decided on first: no key is above the parent's, and ties go to the elder, so parents
     come before their children, and what stays is decided by nodes before it.
 
     Args:
-        root: last committed token.
         families: of each level, the root's first.
         frontiers: for each level below the root that was expanded, which of its candidates were.
-        support: (draft vocabulary,) int64, the target id of each draft id.
         shape: bounds of the tree.
-        retrieval: what is looked up behind nodes that were not expanded.
-
-    Raises:
-        InputError: keys with NaN.
+        retrieving: whether something will be looked up behind them: then all of them may be worth it.
     """
     keys = torch.cat([family.keys.reshape(-1) for family in families])
     ranks = _ranks(keys, families, shape.sampling)
@@ -67,22 +77,42 @@ def select(
     columns = torch.cat([family.columns.reshape(-1) for family in families])[kept]
     # Of a candidate that does not exist the key is -inf; of NaN it is not what it is.
     wanted = kept_keys > -torch.inf
-    if shape.least is not None and retrieval is None:
+    if shape.least is not None and not retrieving:
         wanted[shape.fewest - 1 :] &= (kept_keys >= math.log(shape.least))[shape.fewest - 1 :]
         wanted |= ranks[kept] > 0
     state = wanted.long() - (kept_keys != kept_keys).long()
-    facts = torch.cat([state, kept, tokens, columns, *frontiers]).tolist()
-    states, *candidates = (facts[i * len(kept) : (i + 1) * len(kept)] for i in range(4))
+    facts = torch.cat([state, kept, tokens, columns, *frontiers])
+    return Candidates(families, frontiers, ranks[kept], kept_keys, facts)
+
+
+def select(
+    root: int, found: Candidates, support: Tensor, shape: TreeShape, retrieval: Retrieval | None = None
+) -> DraftTree:
+    """The tree of the candidates that are decided on first.
+
+    Args:
+        root: last committed token.
+        found: the candidates.
+        support: (draft vocabulary,) int64, the target id of each draft id.
+        shape: bounds of the tree.
+        retrieval: what is looked up behind nodes that were not expanded.
+
+    Raises:
+        InputError: keys with NaN.
+    """
+    keys, count = found.keys, len(found.keys)
+    facts = found.facts.tolist()
+    states, *candidates = (facts[i * count : (i + 1) * count] for i in range(4))
     if -1 in states:
         raise InputError("the drafter's logits contain NaN; check its weights, or load the pair in a wider dtype")
     # Those that do not exist, or are not worth it, come last.
     existing = sum(states)
-    tree = _Nodes(root, families, _split(facts[4 * len(kept) :], [len(frontier) for frontier in frontiers]))
+    tree = _Nodes(root, found.families, _split(facts[4 * count :], [len(frontier) for frontier in found.frontiers]))
     if retrieval is None:
         for candidate in list(zip(*candidates, strict=True))[:existing]:
             tree.add(*candidate)
-        return tree.finished(torch.cat([keys.new_zeros(1), kept_keys[:existing]]), support)
-    numbers = torch.stack([ranks[kept], kept_keys]).tolist()
+        return tree.finished(torch.cat([keys.new_zeros(1), keys[:existing]]), support)
+    numbers = torch.stack([found.ranks, keys]).tolist()
     all_keys = _with_tail(tree, list(zip(*candidates, *numbers, strict=True))[:existing], shape, retrieval)
     return tree.finished(sent(torch.tensor(all_keys, dtype=keys.dtype), keys.device), support)
 

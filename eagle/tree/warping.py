@@ -48,6 +48,17 @@ class Warper:
             if 0.0 < top_p < 1.0:
                 self._warpers.append(NucleusWarper(top_p))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it warps alike."""
+        return isinstance(other, Warper) and self._settings == other._settings
+
+    def __hash__(self) -> int:
+        return hash(self._settings)
+
+    @property
+    def _settings(self) -> tuple[float, float, float]:
+        return self.temperature, self.top_p, self.top_k
+
     @property
     def plain(self) -> bool:
         """Whether it is the softmax and nothing else."""

@@ -105,7 +105,7 @@ def test_without_a_compiler_it_goes_on(
     assert model.target.compiled is None
     assert model.eagenerate(PROMPT, max_new_tokens=5).shape == (1, 10)
     said = capsys.readouterr().err.splitlines()
-    assert said.count("it goes on uncompiled: RuntimeError: No working C++ compiler found") == 2
+    assert said.count("it goes on without: RuntimeError: No working C++ compiler found") == 2
     assert model.drafter.steps is model.ea_layer
 
 

@@ -16,14 +16,18 @@ from eagle.drafters.eagle3.checkpoint import load_head
 from eagle.drafters.eagle3.compiled import CompiledHead
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
 from eagle.drafters.eagle3.int8 import prepare_for_drafting
+from eagle.drafters.eagle3.recorded import MOST_COMMITS, RecordedDrafts
 from eagle.target.compiling import built_or_said
+from eagle.target.kv_cache import lasting
 from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
-from eagle.tree.chance import Chance
+from eagle.tree.chance import Chance, chance
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.growth import grow
 from eagle.tree.retrieval import Mixture, Predict, Retrieval
-from eagle.tree.shape import TreeShape
+from eagle.tree.selection import select
+from eagle.tree.shape import CHAIN_SAMPLING, TreeShape
+from eagle.tree.warping import Warper
 
 
 class Steps(Protocol):
@@ -51,6 +55,7 @@ class HeadDrafter(Drafter):
         self.head = head
         self.steps: Steps = head
         self.support = head.to_target(torch.arange(head.config.draft_vocab_size, device=head.norm.weight.device))
+        self.recorded: RecordedDrafts | None = None
         self._spare: HeadCache | None = None
 
     @cached_property
@@ -65,6 +70,8 @@ class HeadDrafter(Drafter):
     def _cache(self, capacity: int, largest: TreeShape) -> HeadCache:
         """An empty cache for ``capacity`` tokens and the largest tree behind them, recycled if possible."""
         needed = capacity + max(largest.most_drafted, PREFILL_STEP)
+        if self.recorded is not None:
+            needed = lasting(needed)
         cache, self._spare = self._spare, None
         if cache is None or cache.capacity < needed:
             return self.head.new_cache(needed)
@@ -74,8 +81,20 @@ class HeadDrafter(Drafter):
     def compile(self) -> None:
         """See ``Drafter.compile``."""
         if self.steps is self.head:
-            steps = built_or_said("the draft head", lambda: CompiledHead(self.head))
+            steps = built_or_said("compiling the draft head", lambda: CompiledHead(self.head))
             self.steps = self.head if steps is None else steps
+        if self.recorded is None and self.support.device.type == "cuda":
+            self.recorded = built_or_said("recording drafts", self.recorded_drafts)
+
+    @torch.inference_mode()
+    def recorded_drafts(self) -> RecordedDrafts:
+        """Drafts that are recorded, tried on a cache of its own."""
+        recorded, cache = RecordedDrafts(self.head, self.support), self.head.new_cache(lasting(1))
+        features, root = self.head.norm.weight.new_zeros(1, self.head.fc.in_features), torch.zeros(1, dtype=torch.int64)
+        for sampling in (None, CHAIN_SAMPLING):
+            shape = TreeShape(8, 1, 4, sampling)
+            recorded.draft(cache, features, root, shape, 2, chance(shape, Warper(1.0), torch.Generator()))
+        return recorded
 
     def recycle(self, cache: HeadCache) -> None:
         """Take a cache that is not used any more."""
@@ -140,7 +159,16 @@ class HeadDrafting(Drafting):
         self.cache.committed, self._drafted = self._known, True
         features = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
         following = torch.tensor(self.tokens[-len(features) :])
-        support = self.drafter.support
+        support, recorded = self.drafter.support, self.drafter.recorded
+        if recorded is not None and predict is None and self._records(shape, levels):
+            if len(following) > MOST_COMMITS:
+                # A prompt: all but its end is read as always.
+                self._commit(features[:-1], following[:-1])
+                features, following = features[-1:], following[-1:]
+            found = recorded.draft(self.cache, features, following, shape, levels, chance)
+            if found is not None:
+                self.cache.committed += len(following)
+                return select(root, found, support, shape)
         texts = LevelTexts(self.written, support, len(self.head.embedding))
         logits, hidden = self._commit(features, following)
         level = _Level(self.drafter.steps, self.cache, hidden, texts)
@@ -149,6 +177,11 @@ class HeadDrafting(Drafting):
             # A match may be longer than the head's levels.
             retrieval = Retrieval(predict, self.drafter.column_of, min(shape.total_token - 1, room), mixture)
         return grow(root, texts(logits)[0], level.expand, support, shape, levels, chance, retrieval)
+
+    def _records(self, shape: TreeShape, levels: int) -> bool:
+        """Whether a draft like this is of a kind that is recorded: the last ones of a text have fewer levels."""
+        alike = shape.paths is None and levels == shape.levels(shape.total_token)
+        return alike and self.written is None
 
     def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
         """See ``Drafting.learn``."""

@@ -62,7 +62,8 @@ class HeadCache:
         # Positions first in memory, so that how far apart entries lie does not depend on the capacity: what is compiled
         # would be for one capacity only.
         shape = (1, capacity, config.num_key_value_heads, config.head_dim)
-        self.keys, self.values = (like.new_empty(shape).transpose(1, 2) for _ in range(2))
+        # Not empty memory: what is masked is still multiplied, and may not be NaN.
+        self.keys, self.values = (like.new_zeros(shape).transpose(1, 2) for _ in range(2))
         self.capacity = capacity
         self.committed = 0
         rotary = LlamaRotaryEmbedding(config).to(like.device)
@@ -73,26 +74,36 @@ class HeadCache:
         """What a step sees whose inputs take the last places in front of ``end``, at these positions."""
         return HeadView(self.keys[:, :, :end], self.values[:, :, :end], self.cos[positions], self.sin[positions])
 
+    def slots(self, width: int, slots: Tensor, positions: Tensor) -> HeadView:
+        """What a step sees of the first ``width`` places, under a mask, whose n inputs take the places that (n,) int64
+        ``slots`` say, at (n or 1,) int64 positions."""
+        keys, values = self.keys[:, :, :width], self.values[:, :, :width]
+        return HeadView(keys, values, self.cos[positions], self.sin[positions], slots)
+
 
 class HeadView(NamedTuple):
     """What one step of n inputs sees of a cache.
 
     Attributes:
-        keys: (1, heads, m, head_dim); the n inputs' own go to the last places.
+        keys: (1, heads, m, head_dim).
         values: likewise.
         cos: (n or 1, head_dim), of the inputs' positions.
         sin: likewise.
+        slots: (n,) int64, where the inputs' own keys and values go; None: to the last places.
     """
 
     keys: Tensor
     values: Tensor
     cos: Tensor
     sin: Tensor
+    slots: Tensor | None = None
 
     def write(self, keys: Tensor, values: Tensor) -> None:
         """Put (1, heads, n, head_dim) states where they belong."""
         first = self.keys.shape[2] - keys.shape[2]
-        if torch.compiler.is_compiling():
+        if self.slots is not None:
+            torch.ops.eagle.write_slots(self.keys, self.values, self.slots, keys, values)
+        elif torch.compiler.is_compiling():
             slots = torch.arange(first, self.keys.shape[2], device=keys.device)
             torch.ops.eagle.write_slots(self.keys, self.values, slots, keys, values)
         else:

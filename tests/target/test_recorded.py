@@ -1,0 +1,55 @@
+"""Recorded forwards and drafts: what they compute is what is computed without, whatever was recorded before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from eagle.model.ea_model import EaModel
+from eagle.target.compiled import CompiledLayers, decoder_layers
+from eagle.target.compiling import recorded_forwards
+from eagle.tree.shape import TreeShape
+from tests.tiny import head_files, load_pair, make_base, write_head
+
+SHAPES = (TreeShape(12, 2, 3), TreeShape(7, 1, 4, least=0.01), TreeShape.chain(4))
+
+
+def as_on_a_gpu(pair: tuple[Path, Path]) -> EaModel:
+    """But that layers are not compiled, and what is recorded is computed each time."""
+    model = load_pair(*pair, dtype=torch.float32, compile="off")
+    layers = decoder_layers(model.target.model, len(model.target.windows))
+    model.target.compiled = CompiledLayers(layers, by=lambda forward: forward)
+    model.target.recorded = recorded_forwards(model.target)
+    model.drafter.recorded = model.drafter.recorded_drafts()
+    return model
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_texts_and_samples_are_those_of_eager_decoding(tmp_path: Path, architecture: str) -> None:
+    base = make_base(architecture, tmp_path / "base", max_position_embeddings=2048)
+    pair = base, write_head(tmp_path / "head", *head_files(base))
+    eager, recording = load_pair(*pair, dtype=torch.float32, compile="off"), as_on_a_gpu(pair)
+    # The third is longer than what is recorded first has memory for.
+    for length, new in ((5, 20), (250, 20), (1100, 10), (6, 10)):
+        prompt = torch.arange(length)[None] % 7 + 1
+        for temperature, hsd, shape in [(0.0, False, None), *((1.0, True, shape) for shape in (None, *SHAPES))]:
+            texts = [
+                model.eagenerate(
+                    prompt,
+                    temperature=temperature,
+                    max_new_tokens=new,
+                    max_length=2048,
+                    hsd=hsd,
+                    tree=shape,
+                    generator=torch.Generator().manual_seed(length),
+                    log=True,
+                )
+                for model in (eager, recording)
+            ]
+            assert torch.equal(texts[0][0], texts[1][0])
+            assert texts[0][3]["accept_length"] == texts[1][3]["accept_length"]
+        assert torch.equal(
+            eager.naivegenerate(prompt, max_new_tokens=9), recording.naivegenerate(prompt, max_new_tokens=9)
+        )

@@ -24,8 +24,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.decode import contest, measure, prompts, ratio, stages, weights_megabytes
 from eagle.clock import Clock
+from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import DEFAULT_SAMPLING, HEAD
-from eagle.decoding.speculation import Offer
+from eagle.decoding.speculation import Offer, Speculation
 from eagle.devices import best_device
 from eagle.drafters.eagle3.config import default_feature_layers
 from eagle.drafters.eagle3.drafter import HeadDrafter
@@ -34,10 +35,16 @@ from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice, load
 from eagle.program import run_program
+from eagle.target.compiling import OFF
 from eagle.target.target import Target
+from eagle.target.text import Text
 from eagle.tree.shape import DETERMINISTIC, HYBRID, TreeShape
+from eagle.tree.warping import Warper
+from eagle.verification import RULES
 
 CONTEXT = 512
+# Rounds that are not measured: the first ones read the prompt and are recorded.
+WARM_UP = 5
 PROMPTS, NEW_TOKENS = 6, 96
 ALONE = "one autoregressive target forward"
 # What is read in one measurement of the memory's speed.
@@ -115,33 +122,74 @@ def reading_seconds(model: EaModel) -> float:
     return statistics.median(times) / (2 * source.numel()) * megabytes * 1e6
 
 
-def rounds(name: str, model: EaModel, depth: int, sizes: Sequence[int], repeats: int) -> Iterator[str]:
-    """Lines of the table: stages of a round, in milliseconds."""
-    reading = reading_seconds(model)
+def ways(model: EaModel) -> Iterator[str]:
+    """The ways in which rounds are run, the model set to each in turn."""
+    yield "eager"
+    model.compile()
+    target, drafter = model.target, model.drafter
+    if target.compiled is None or not isinstance(drafter, HeadDrafter):
+        return
+    recorded = target.recorded, drafter.recorded
+    target.recorded = drafter.recorded = None
+    yield "compiled"
+    target.recorded, drafter.recorded = recorded
+    if None not in recorded:
+        yield "recorded"
+
+
+def contestants(nodes: int, depth: int) -> Iterator[tuple[str, float, TreeShape]]:
+    """Methods, temperatures and shapes of trees."""
     for temperature in (0.0, 1.0):
-        for nodes in sizes:
-            for method, sampling in (("EAGLE-3", None), ("HSD", DEFAULT_SAMPLING)):
-                if temperature == 0 and sampling is not None:
-                    continue
-                shape = TreeShape(nodes, depth, 10, sampling)
-                found = stages(model, shape, CONTEXT, repeats, temperature)
-                one = found[ALONE]
-                forward, verification, commit, drafting = (
-                    next(seconds for stage, seconds in found.items() if stage.startswith(begin))
-                    for begin in ("target forward over", "warping", "commit", f"drafting, {shape.levels(100)}")
-                )
-                whole = forward + verification + commit + drafting
-                cells = (one, forward, drafting, verification, commit, whole, reading)
-                yield (
-                    f"| {name} | {method} | {temperature:g} | {nodes} | "
-                    + " | ".join(f"{1e3 * seconds:.2f}" for seconds in cells)
-                    + f" | {whole / reading:.2f}x |"
-                )
+        yield "EAGLE-3", temperature, TreeShape(nodes, depth, 10)
+    yield "HSD", 1.0, TreeShape(nodes, depth, 10, DEFAULT_SAMPLING)
+
+
+@torch.inference_mode()
+def whole_round(model: EaModel, shape: TreeShape, repeats: int, temperature: float) -> float:
+    """Median seconds of a round as it is decoded, behind the same context."""
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(model.target.vocab_size, (1, CONTEXT), generator=generator)
+    limit = CONTEXT + (repeats + WARM_UP) * (shape.depth + 3)
+    rule = RULES["tokenwise" if shape.sampling is None else "hsd"]
+    text = Text(prompt, Warper(temperature), limit, generator=generator)
+    decoding, seconds = Decoding(model.target, Speculation(model.drafter, shape, rule), text), []
+    for _ in range(repeats + WARM_UP):
+        clock = Clock(model.device)
+        decoding.step()
+        seconds.append(clock.lap())
+    decoding.stop()
+    return statistics.median(seconds[WARM_UP:])
+
+
+def line(name: str, model: EaModel, method: str, temperature: float, shape: TreeShape, repeats: int) -> str:
+    """A line of the table: stages of a round, in milliseconds."""
+    found = stages(model, shape, CONTEXT, repeats, temperature)
+    forward, verification, commit, drafting = (
+        next(seconds for stage, seconds in found.items() if stage.startswith(begin))
+        for begin in ("target forward over", "warping", "commit", f"drafting, {shape.levels(100)}")
+    )
+    whole, reading = whole_round(model, shape, repeats, temperature), reading_seconds(model)
+    cells = (found[ALONE], forward, drafting, verification, commit, whole, reading)
+    return (
+        f"| {name} | {method} | {temperature:g} | {shape.total_token} | "
+        + " | ".join(f"{1e3 * seconds:.2f}" for seconds in cells)
+        + f" | {whole / reading:.2f}x |"
+    )
+
+
+def rounds(name: str, model: EaModel, depth: int, sizes: Sequence[int], repeats: int) -> Iterator[str]:
+    """Lines of the table: the first size in all ways, the others in the last."""
+    for way in ways(model):
+        for contestant in contestants(sizes[0], depth):
+            yield line(f"{name}, {way}", model, *contestant, repeats)
+    for nodes in sizes[1:]:
+        for contestant in contestants(nodes, depth):
+            yield line(f"{name}, {way}", model, *contestant, repeats)
 
 
 HEADER = (
-    "| pair | method | T | nodes | one token | target forward | drafting | verification | commit | round | weights "
-    "read | round / weights read |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| pair | method | T | nodes | one token | target forward | drafting | verification | commit | whole round | "
+    "weights read | round / weights read |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -164,7 +212,7 @@ def speeds(model: EaModel, choice: ModelChoice) -> Iterator[str]:
 
 def tests(seconds: float) -> str:
     """Run the tests that need a GPU; returns what pytest says of them last."""
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "every_device", "tests/model"]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "every_device or recorded", "tests/model", "tests/target"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -188,6 +236,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--nodes", type=int, nargs="+", default=[60, 32, 16, 8], help="the most wanted first")
     parse.add_argument("--depth", type=int, default=7)
     parse.add_argument("--repeats", type=int, default=30)
+    parse.add_argument("--reserve", type=float, default=20.0, help="seconds left at which no more rounds are measured")
     parse.add_argument("--small", action="store_true", help="a tiny pair, to try the program")
     parse.add_argument("--out", type=Path, default=Path("gpu.md"))
     args = parse.parse_args(argv)
@@ -216,24 +265,24 @@ def benchmark(argv: Sequence[str] | None) -> None:
     say(f"Milliseconds, medians of {args.repeats}, behind {CONTEXT} tokens, trees of {args.depth + 1} levels.\n")
     say(HEADER)
     with torch.inference_mode():
-        for line in rounds(sizes.name, random_pair(sizes, args.device, dtype), args.depth, args.nodes, args.repeats):
-            say(line)
-            if not left(20.0, "more sizes"):
+        for row in rounds(sizes.name, random_pair(sizes, args.device, dtype), args.depth, args.nodes, args.repeats):
+            say(row)
+            if not left(args.reserve, "more rounds"):
                 break
     if args.small or not left(PAIR, "the embedded pair"):
         return
-    choice = ModelChoice(device=args.device)
+    choice = ModelChoice(device=args.device, compile=OFF)
     try:
         model = load(choice)
     except InputError as error:
         say(f"\nThe embedded pair is not on this machine: {error}")
         return
-    for line in rounds("the embedded pair", model, args.depth, args.nodes[:2], args.repeats):
-        say(line)
+    for row in rounds("the embedded pair", model, args.depth, args.nodes[:2], args.repeats):
+        say(row)
     if left(SPEED, "tokens a second of the embedded pair"):
         say("")
-        for line in speeds(model, choice):
-            say(line)
+        for row in speeds(model, choice):
+            say(row)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from eagle.devices import wide_dtype
 
-# Columns that are summed at once in drawing from long rows, and how many of all rows are short on a CPU.
-BLOCK, AT_ONCE = 64, 1 << 17
+# Columns that are summed at once in drawing from long rows; how many of all rows are few for a CPU, and how many of one
+# row are for a GPU, where running sums of a row are of one block of threads.
+BLOCK, AT_ONCE, AT_ONCE_ON_A_GPU = 64, 1 << 17, 1 << 11
 
 
 def uniforms(count: int, generator: torch.Generator | None) -> Tensor:
@@ -58,7 +59,8 @@ def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
     width, wide = weights.shape[-1], wide_dtype(weights.device)
     # A point that rounds to a total lies behind the last token.
     below = 1.0 - 4 * torch.finfo(wide).eps
-    if wide == torch.float64 and (weights.device.type != "cpu" or weights.numel() <= AT_ONCE):
+    few = weights.numel() <= AT_ONCE if weights.device.type == "cpu" else width <= AT_ONCE_ON_A_GPU
+    if wide == torch.float64 and few:
         ends = weights.cumsum(-1, dtype=wide)
         column = torch.searchsorted(ends, points[:, None] * below * ends[:, -1:], right=True)
         return column[:, 0].clamp_(max=width - 1)

@@ -18,7 +18,11 @@ from torch import Tensor
 from eagle.tree.draft_tree import DraftTree
 from eagle.verification.families import Families
 from eagle.verification.siblings import weigh
+from eagle.verification.together import weigh_together
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
+
+# Devices that are faster where they need not be waited for, see ``together``.
+TOGETHER = ("cuda",)
 
 
 class LeafFirstPlan(Plan):
@@ -65,14 +69,17 @@ class LeafFirstPlan(Plan):
 
 
 def plan(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:
-    """Lossless for any tree and any laws; the device is waited for as often as a path has laws before its nodes.
+    """Lossless for any tree and any laws; a GPU is waited for twice, other devices once for each law on a path.
 
     Args:
         tree: N nodes.
         target_probs: (N, V) probabilities of the token after each node.
     """
     families = Families(tree, target_probs)
-    weighed = weigh(families, {0: 1.0}, joint=True)
+    if families.with_laws and families.target_probs.device.type in TOGETHER:
+        weighed = weigh_together(tree, families)
+    else:
+        weighed = weigh(families, {0: 1.0}, joint=True)
     r = {0: 1.0, **weighed.weights}
     # A leaf's own coin is its weight.
     return LeafFirstPlan(tree, families, r, {**r, **weighed.stop}, weighed.reached)

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import output_capturing
 
 from eagle.errors import InputError
+from eagle.launches import compiled, mark_varying
 from eagle.target.kv_cache import LayerSlots, TreeCache
 
 
@@ -84,14 +84,6 @@ class CompiledLayers:
         return function(layer, *args, past_key_values=view, **kwargs)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function, to be compiled for the kinds and sizes of tensors that it is called with; beside tensors it must be
-    called with the same things, or with others of the same structure, always: nobody looks."""
-    # What a layer is made of does not change; looking at all of it again would take longer than what is saved.
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-    return torch.compile(function, fullgraph=True, isolate_recompiles=True, options=options)  # type: ignore[call-overload]
-
-
 def _structure(layer: nn.Module) -> str:
     """What distinguishes layers of a model, but for their weights and their place."""
     return repr([(name, type(module), _settings(module)) for name, module in layer.named_modules()])
@@ -100,17 +92,6 @@ def _structure(layer: nn.Module) -> str:
 def _settings(module: nn.Module) -> dict[str, object]:
     kinds = bool | int | float | str | None
     return {key: value for key, value in vars(module).items() if key != "layer_idx" and isinstance(value, kinds)}
-
-
-def mark_varying(found: object, sizes: tuple[int, ...]) -> None:
-    """Tell the compiler which sizes of tensors, in tuples however deep, will vary."""
-    if isinstance(found, Tensor):
-        for dim, size in enumerate(found.shape):
-            if size in sizes:
-                torch._dynamo.maybe_mark_dynamic(found, dim)
-    elif isinstance(found, tuple):
-        for each in found:
-            mark_varying(each, sizes)
 
 
 def decoder_layers(model: PreTrainedModel, count: int) -> list[nn.Module]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eagle.devices import sent
-from eagle.replay import Recorded
+from eagle.launches import Recorded
 from eagle.target.kv_cache import Slabs, TreeCache
 from eagle.tree.draft_tree import DraftTree
 

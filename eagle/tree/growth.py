@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eagle.tree.chance import Chance, Choose
 from eagle.tree.draft_tree import DraftTree
+from eagle.tree.drawing import draw_rows
 from eagle.tree.paths import draw_paths
 from eagle.tree.retrieval import NO_COLUMN, Picks, Retrieval, Retrieved
 from eagle.tree.selection import Candidates, Family, ranked_candidates, select
@@ -28,6 +29,11 @@ Expand = Callable[[Tensor, Tensor], Tensor]
 tokens: (k,) target ids of the frontier; parents: (k,) index of each one's parent in the frontier before it (all 0 for
 the first level, whose parent is the root). Returns (k, draft vocabulary) logits of what follows each of them.
 """
+
+Sample = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""``sample(pool, picked, missing, parent_keys)``: see ``sampled``."""
+
+LOG_2 = math.log(2)
 
 
 def grow(
@@ -68,20 +74,19 @@ def grow(
     """
     if shape.paths is not None:
         return draw_paths(root, root_logits, expand, support, shape.paths, levels, needed(chance))
-    choose = None if samples_of(shape) == 0 else needed(chance).choices(draws(shape, levels))
+    sample = None
+    if shape.sampling is not None and shape.sampling.samples:
+        choose = needed(chance).choices(draws(shape, levels))
+        sample = partial(sampled, rho=shape.sampling.rho, samples=shape.sampling.samples, choose=choose)
     law = None if chance is None else chance.law
-    found = candidates(root_logits, expand, support, shape, levels, law, choose, retrieval)
+    found = candidates(root_logits, expand, support, shape, levels, law, sample, retrieval)
     return select(root, found, support, shape, retrieval)
-
-
-def samples_of(shape: TreeShape) -> int:
-    """Samples below each expanded node."""
-    return 0 if shape.sampling is None else shape.sampling.samples
 
 
 def draws(shape: TreeShape, levels: int) -> int:
     """How many samples are drawn in growing a tree of so many levels."""
-    return samples_of(shape) * (1 + (levels - 1) * shape.top_k)
+    samples = 0 if shape.sampling is None else shape.sampling.samples
+    return samples * (1 + (levels - 1) * shape.top_k)
 
 
 def candidates(
@@ -91,7 +96,7 @@ def candidates(
     shape: TreeShape,
     levels: int,
     law: Callable[[Tensor], Tensor] | None,
-    choose: Choose | None,
+    sample: Sample | None,
     retrieval: Retrieval | None = None,
 ) -> Candidates:
     """All that may become nodes of a tree, see ``grow``; without ``retrieval`` nobody waits for the device.
@@ -103,12 +108,12 @@ def candidates(
         shape: see there.
         levels: see there.
         law: what samples are drawn from, see ``Chance.law``.
-        choose: draws them; needed where ``shape`` has samples.
+        sample: draws them; needed where ``shape`` has some.
         retrieval: see there.
     """
     wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
     retrieved = None if retrieval is None else Retrieved(retrieval, root_logits.device)
-    children = partial(_family, shape=shape, support=support, law=law, choose=choose, retrieved=retrieved)
+    children = partial(_family, shape=shape, support=support, law=law, sample=sample, retrieved=retrieved)
     families = [children(root_logits[None], root_logits.new_zeros(1, dtype=wide))]
     frontiers: list[Tensor] = []
     for _ in range(levels - 1):
@@ -146,7 +151,7 @@ def _family(
     shape: TreeShape,
     support: Tensor,
     law: Callable[[Tensor], Tensor] | None,
-    choose: Choose | None,
+    sample: Sample | None,
     retrieved: Retrieved | None,
 ) -> Family:
     """Pick and draw the children of a frontier: (k, D) logits of what follows it, (k,) its keys."""
@@ -154,32 +159,73 @@ def _family(
     picks = _picks(q, parent_keys, shape, support)
     if retrieved is not None:
         picks = retrieved.beside(picks, parent_keys, q)
-    sampling = shape.sampling
-    if sampling is None or choose is None:
+    if sample is None:
         return Family(picks.tokens, picks.columns, picks.keys)
     pool = q if law is None else law(logits)
     # A token that is picked is not drawn.
-    left = ((picks.keys == -torch.inf) | (picks.columns == NO_COLUMN)).to(pool.dtype)
-    pool.scatter_reduce_(1, picks.columns.clamp(min=0), left, "prod")
-    mass = pool.sum(-1, keepdim=True)
-    first = parent_keys[:, None] + (sampling.rho * mass.clamp_(max=1.0)).log_().to(parent_keys.dtype)
-    weights, drawn, sample_keys = pool, [], []
-    for j in range(sampling.samples):
-        column = choose(weights)[:, None]
-        drawn.append(column)
-        # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
-        key = (first - j * math.log(2)).masked_fill_(weights.gather(1, column) <= 0, -torch.inf) if j else first
-        sample_keys.append(key)
-        if j + 1 < sampling.samples:
-            weights = weights.scatter(1, column, 0.0)
-    columns = torch.cat(drawn, dim=1)
+    missing = (picks.keys == -torch.inf) | (picks.columns == NO_COLUMN)
+    pool, columns, keys = sample(pool, picks.columns.clamp(min=0), missing, parent_keys)
     return Family(
         torch.cat([picks.tokens, support[columns]], dim=1),
         torch.cat([picks.columns, columns], dim=1),
-        torch.cat([picks.keys, *sample_keys], dim=1),
+        torch.cat([picks.keys, keys], dim=1),
         pool,
-        sampling.samples,
+        columns.shape[1],
     )
+
+
+def sampled(
+    pool: Tensor,
+    picked: Tensor,
+    missing: Tensor,
+    parent_keys: Tensor,
+    rho: float | Tensor,
+    samples: int,
+    choose: Choose,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw children beside picked ones.
+
+    Args:
+        pool: (k, D) probabilities of what follows each parent, which may be written to.
+        picked: (k, w) columns that are picked and not drawn.
+        missing: (k, w) bool, of these those that do not exist.
+        parent_keys: (k,).
+        rho: see ``Sampling``.
+        samples: of each parent.
+        choose: draws.
+
+    Returns:
+        The pool without what is picked, (k, samples) columns, and (k, samples) keys, -inf where nothing could be drawn.
+    """
+    pool = pool.scatter_reduce_(1, picked, missing.to(pool.dtype), "prod")
+    mass = pool.sum(-1, keepdim=True)
+    first = parent_keys[:, None] + (rho * mass.clamp(max=1.0)).log().to(parent_keys.dtype)
+    weights, drawn, keys = pool, [], []
+    for j in range(samples):
+        column = choose(weights)[:, None]
+        drawn.append(column)
+        # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
+        keys.append(first if j == 0 else (first - j * LOG_2).masked_fill(weights.gather(1, column) <= 0, -torch.inf))
+        if j + 1 < samples:
+            weights = weights.scatter(1, column, 0.0)
+    return pool, torch.cat(drawn, dim=1), torch.cat(keys, dim=1)
+
+
+def sampled_by(
+    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, rho: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``sampled``, all of it in tensors.
+
+    Args:
+        pool: as there, and so are the next three.
+        picked: see there.
+        missing: see there.
+        parent_keys: see there.
+        rho: ().
+        points: (samples, k) draws from [0, 1).
+    """
+    rows = iter(points.unbind())
+    return sampled(pool, picked, missing, parent_keys, rho, len(points), lambda weights: draw_rows(weights, next(rows)))
 
 
 def needed(chance: Chance | None) -> Chance:

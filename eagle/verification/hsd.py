@@ -17,12 +17,9 @@ from torch import Tensor
 
 from eagle.tree.draft_tree import DraftTree
 from eagle.verification.families import Families
-from eagle.verification.siblings import weigh
+from eagle.verification.siblings import Weighed, weigh
 from eagle.verification.together import weigh_together
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
-
-# Devices that are faster where they need not be waited for, see ``together``.
-TOGETHER = ("cuda",)
 
 
 class LeafFirstPlan(Plan):
@@ -69,20 +66,28 @@ class LeafFirstPlan(Plan):
 
 
 def plan(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:
-    """Lossless for any tree and any laws; a GPU is waited for twice, other devices once for each law on a path.
+    """Lossless for any tree and any laws; the device is waited for as often as a path has laws before its nodes.
 
     Args:
         tree: N nodes.
         target_probs: (N, V) probabilities of the token after each node.
     """
     families = Families(tree, target_probs)
-    if families.with_laws and families.target_probs.device.type in TOGETHER:
-        weighed = weigh_together(tree, families)
-    else:
-        weighed = weigh(families, {0: 1.0}, joint=True)
+    return _planned(tree, families, weigh(families, {0: 1.0}, joint=True))
+
+
+def plan_together(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:
+    """The same plan, the device being waited for twice; see ``together``."""
+    families = Families(tree, target_probs)
+    if not families.with_laws:
+        return _planned(tree, families, weigh(families, {0: 1.0}, joint=True))
+    return _planned(tree, families, weigh_together(tree, families))
+
+
+def _planned(tree: DraftTree, families: Families, weighed: Weighed) -> LeafFirstPlan:
     r = {0: 1.0, **weighed.weights}
     # A leaf's own coin is its weight.
     return LeafFirstPlan(tree, families, r, {**r, **weighed.stop}, weighed.reached)
 
 
-RULE = Rule("hsd", plan, lossless=True)
+RULE = Rule("hsd", plan, lossless=True, plan_recorded=plan_together)

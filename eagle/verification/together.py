@@ -7,6 +7,7 @@ with everything in tensors of fixed sizes the whole recursion is recorded and la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import get_ident
@@ -16,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from eagle.devices import wide_dtype
-from eagle.replay import Recorded
+from eagle.launches import Recorded, compiled
 from eagle.tree.draft_tree import ONE_HOT, DraftTree
 from eagle.verification.families import Families
 from eagle.verification.siblings import TINY, Weighed
 
-# What sizes are filled up to multiples of: nodes and families with laws, children, and levels.
-NODES, CHILDREN, LEVELS = 16, 8, 4
+# What sizes are filled up to multiples of: nodes, children, and levels.
+NODES, CHILDREN, LEVELS = 16, 16, 4
 # Recordings that are kept.
 MOST = 16
 
@@ -36,7 +37,6 @@ class Sizes:
         children: W, of a node at most.
         samples: S, drawn children of a node at most.
         levels: of nodes with children.
-        families: F, those with laws.
         vocabulary: D, of the laws.
     """
 
@@ -44,23 +44,23 @@ class Sizes:
     children: int
     samples: int
     levels: int
-    families: int
     vocabulary: int
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """The families of a tree in tensors, of N nodes with W children at most, S of them drawn, F families with laws.
+    """The families of a tree in tensors, of N nodes with W children at most, S of them drawn; in the last three those
+    that have laws come first.
 
     Attributes:
         numbers: (N * W + N * S * W,) what the target says of each node's children's tokens, 0 behind its last child,
             and what each of their laws says of them.
-        facts: (3N + N * S + F,) int64: of each node its parent, its place among its siblings and its depth; the places
+        facts: (4N + N * S,) int64: of each node its parent, its place among its siblings and its depth; the places
             of each node's drawn children in order, W where there is none; the node of each family with laws, N where
             there is none.
-        inside: (F, D) of these the target's probabilities of the draft vocabulary.
-        outside: (F,) and of all other tokens together.
-        rows: (F, S, D) their laws.
+        inside: (N, D) of these the target's probabilities of the draft vocabulary.
+        outside: (N,) and of all other tokens together.
+        rows: (N, S, D) their laws.
     """
 
     numbers: Tensor
@@ -78,7 +78,6 @@ def sizes_of(tree: DraftTree, families: Families, samples: int) -> Sizes:
         _filled(most, CHILDREN),
         samples,
         _filled(int(tree.depths.max()), LEVELS),
-        _filled(len(families.with_laws), NODES),
         families.inside.shape[1],
     )
 
@@ -115,16 +114,17 @@ def weigh_together(tree: DraftTree, families: Families) -> Weighed:
 def _recording(sizes: Sizes, dtype: torch.dtype, device: torch.device, thread: int) -> tuple[Sheet, Recorded[Tensor]]:
     """The recursion for some sizes, and what it reads; of one thread, as others may verify at the same time."""
     wide, nodes, width, samples = wide_dtype(device), sizes.nodes, sizes.children, sizes.samples
-    facts = torch.zeros(3 * nodes + nodes * samples + sizes.families, dtype=torch.int64, device=device)
-    laws = torch.zeros(sizes.families, 1 + samples, sizes.vocabulary, dtype=dtype, device=device)
+    facts = torch.zeros(nodes * (4 + samples), dtype=torch.int64, device=device)
+    laws = torch.zeros(nodes, 1 + samples, sizes.vocabulary, dtype=dtype, device=device)
     sheet = Sheet(
         torch.zeros(nodes * width * (1 + samples), dtype=wide, device=device),
         facts,
         laws[:, 0],
-        torch.zeros(sizes.families, dtype=wide, device=device),
+        torch.zeros(nodes, dtype=wide, device=device),
         laws[:, 1:],
     )
-    return sheet, Recorded(lambda: recursion(sheet, sizes), device)
+    tested: Testing = compiled(_tested) if device.type == "cuda" else _tested
+    return sheet, Recorded(lambda: recursion(sheet, sizes, tested), device)
 
 
 def _numbers_and_facts(tree: DraftTree, families: Families, sizes: Sizes) -> tuple[Tensor, Tensor]:
@@ -142,17 +142,22 @@ def _numbers_and_facts(tree: DraftTree, families: Families, sizes: Sizes) -> tup
         for nth, child in enumerate(family.children):
             place[child] = nth
     filling = [0] * (nodes - len(tree))
-    with_laws = [*families.with_laws, *[nodes] * (sizes.families - len(families.with_laws))]
+    with_laws = [*families.with_laws, *[nodes] * (nodes - len(families.with_laws))]
     facts = [*tree.parents.tolist(), *filling, *place, *tree.depths.tolist(), *filling, *laws, *with_laws]
     return torch.tensor([*p, *q], dtype=torch.float64), torch.tensor(facts)
 
 
-def recursion(sheet: Sheet, sizes: Sizes) -> Tensor:
+Testing = Callable[..., tuple[Tensor, Tensor, Tensor]]
+"""``_tested``, compiled or not."""
+
+
+def recursion(sheet: Sheet, sizes: Sizes, tested: Testing) -> Tensor:
     """Weigh all children and stops of a tree; see ``siblings`` for the mathematics. Nobody waits for the device.
 
     Args:
         sheet: of the tree, on the device.
         sizes: of the sheet.
+        tested: tests the children of all nodes.
 
     Returns:
         (N, 2 + S): of each node the weight, the root's being 1; the probability that it is accepted, given that all its
@@ -161,27 +166,34 @@ def recursion(sheet: Sheet, sizes: Sizes) -> Tensor:
     nodes, width, samples = sizes.nodes, sizes.children, sizes.samples
     p, q = sheet.numbers.split([nodes * width, nodes * samples * width])
     p, q = p.view(nodes, width), q.view(nodes, samples, width)
-    parent, place, depth, laws, with_laws = sheet.facts.split([nodes] * 3 + [nodes * samples, sizes.families])
+    parent, place, depth, laws, with_laws = sheet.facts.split([nodes] * 3 + [nodes * samples, nodes])
     # (N, S + 1): the places of drawn children, and an end behind all of them.
     ends = functional.pad(laws.view(nodes, samples), (0, 1), value=width)
     r = functional.pad(p.new_ones(1), (0, nodes - 1))
     for level in range(sizes.levels):
-        weights, stop, reached = _tested(r, p, q, ends, with_laws, sheet)
+        weights, stop, reached = tested(r, p, q, ends, with_laws, sheet.inside, sheet.outside, sheet.rows)
         r = torch.where(depth == level + 1, weights.view(-1)[parent * width + place], r)
     return torch.cat([r[:, None], stop[:, None], reached], dim=1)
 
 
 def _tested(
-    r: Tensor, p: Tensor, q: Tensor, ends: Tensor, with_laws: Tensor, sheet: Sheet
+    r: Tensor,
+    p: Tensor,
+    q: Tensor,
+    ends: Tensor,
+    with_laws: Tensor,
+    inside: Tensor,
+    outside: Tensor,
+    rows: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Test the children of all nodes, each accepted through with (N,) probability r: (N, W) weights, (N,) what nodes
     are accepted with in the end, (N, S) the g of drawn children."""
     places = torch.arange(p.shape[1], device=p.device)
     short, m, total = 1.0 - r, r[:, None] * p, r
-    weights, reached, narrow = torch.zeros_like(p), [], sheet.inside.dtype
+    weights, reached, narrow = torch.zeros_like(p), [], inside.dtype
     # Of families that only fill up r is 0.
     through = functional.pad(r, (0, 1))[with_laws]
-    left = through.to(narrow)[:, None] * sheet.inside
+    left = through.to(narrow)[:, None] * inside
     behind = torch.full_like(with_laws[:1], -1)
     picked = torch.zeros_like(p, dtype=torch.bool)
     for j in range(ends.shape[1]):
@@ -201,8 +213,8 @@ def _tested(
         weights = torch.where(places == end, (m / claimed.clamp(min=TINY)).clamp_(max=1.0), weights)
         m = (m - claimed).clamp_(min=0.0)
         g_of_laws = functional.pad(reached[-1], (0, 1))[with_laws]
-        left = left.addcmul(sheet.rows[:, j], g_of_laws.to(narrow)[:, None], value=-1.0)
-        mass = left.clamp(min=0.0).sum(-1).to(r.dtype) + through * sheet.outside
+        left = left.addcmul(rows[:, j], g_of_laws.to(narrow)[:, None], value=-1.0)
+        mass = left.clamp(min=0.0).sum(-1).to(r.dtype) + through * outside
         masses = torch.zeros_like(functional.pad(r, (0, 1))).index_put_((with_laws,), mass)[:-1]
         # What rejected picks had of m is still in the masses.
         without_picks = (masses - (m * picked).sum(-1)).clamp_(min=0.0)

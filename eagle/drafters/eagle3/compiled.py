@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eagle.drafters.eagle3.head import Eagle3Head, HeadView
-from eagle.target.compiled import compiled, mark_varying
+from eagle.launches import compiled, mark_varying
 
 # A text, the level above, and a level: sizes that nothing in a head has by itself.
 TEXT, ABOVE, LEVEL = 131, 17, 13

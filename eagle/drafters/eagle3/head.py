@@ -74,12 +74,6 @@ class HeadCache:
         """What a step sees whose inputs take the last places in front of ``end``, at these positions."""
         return HeadView(self.keys[:, :, :end], self.values[:, :, :end], self.cos[positions], self.sin[positions])
 
-    def slots(self, width: int, slots: Tensor, positions: Tensor) -> HeadView:
-        """What a step sees of the first ``width`` places, under a mask, whose n inputs take the places that (n,) int64
-        ``slots`` say, at (n or 1,) int64 positions."""
-        keys, values = self.keys[:, :, :width], self.values[:, :, :width]
-        return HeadView(keys, values, self.cos[positions], self.sin[positions], slots)
-
 
 class HeadView(NamedTuple):
     """What one step of n inputs sees of a cache.

@@ -10,15 +10,16 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eagle.devices import sent, wide_dtype
-from eagle.drafters.eagle3.head import Eagle3Head, HeadCache
-from eagle.replay import Recorded
+from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
+from eagle.launches import Recorded, compiled
 from eagle.tree.chance import Chance, Choices
-from eagle.tree.growth import candidates, draws, needed
+from eagle.tree.growth import candidates, draws, needed, sampled_by
 from eagle.tree.selection import Candidates
 from eagle.tree.shape import TreeShape
 
@@ -73,7 +74,7 @@ class RecordedDrafts:
     """
 
     def __init__(self, head: Eagle3Head, support: Tensor) -> None:
-        self._head, self._support = head, support
+        self._head, self._support, self._steps = head, support, _Steps(support.device)
         self._drafts: weakref.WeakKeyDictionary[HeadCache, OrderedDict[object, _Draft]] = weakref.WeakKeyDictionary()
 
     def draft(
@@ -135,22 +136,71 @@ class RecordedDrafts:
         points = None if choices is None else sent(choices.points, device, wide_dtype(device))
 
         def compute() -> Candidates:
-            logits, level = _commit(self._head, cache, sizes.width, numbers, own)
-            choose = None if points is None else Choices(points)
-            return candidates(logits, level.expand, self._support, sizes.shape, sizes.levels, sizes.law, choose)
+            places = torch.arange(sizes.width, device=device)
+            slots = numbers[0] + torch.arange(sizes.commits, device=device)
+            last, end = numbers[1:2], numbers[:1] + numbers[1:2] + 1
+            seen = places <= slots[:, None]
+            keys, values = cache.keys[:, :, : sizes.width], cache.values[:, :, : sizes.width]
+            tables = keys, values, cache.cos, cache.sin
+            logits, hidden = self._steps.commit(self._head, numbers[2:], own, last, seen, slots, *tables)
+            level = _Level(self._head, self._steps.level, tables, hidden, (places < end)[None], end)
+            sample = None if points is None else _Samples(self._steps.sample, sizes.shape, points)
+            return candidates(logits[0], level.expand, self._support, sizes.shape, sizes.levels, sizes.law, sample)
 
         return _Draft(numbers, own, points, Recorded(compute, device))
 
 
-def _commit(head: Eagle3Head, cache: HeadCache, width: int, numbers: Tensor, features: Tensor) -> tuple[Tensor, _Level]:
-    """Commit tokens, see ``_Draft``; (draft vocabulary,) logits of what follows the last one, and its level."""
-    first, last, tokens = numbers[0], numbers[1:2], numbers[2:]
-    places = torch.arange(width, device=numbers.device)
-    slots = first + torch.arange(len(tokens), device=numbers.device)
-    output = head(tokens, head.project(features), cache.slots(width, slots, slots), places <= slots[:, None])
-    logits, hidden = head.predict(output[last])
-    end = first + last + 1
-    return logits[0], _Level(head, cache, width, hidden, (places < end)[None], end)
+class _Steps:
+    """What a recording is made of, compiled on a GPU.
+
+    Args:
+        device: the head's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        functions: tuple[Callable[..., Any], ...] = (_commit, _level, sampled_by)
+        if device.type == "cuda":
+            functions = tuple(compiled(function, dynamic=True) for function in functions)
+        self.commit, self.level, self.sample = functions
+
+
+def _commit(
+    head: Eagle3Head,
+    tokens: Tensor,
+    features: Tensor,
+    last: Tensor,
+    seen: Tensor,
+    slots: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Commit (n,) tokens; what ``Eagle3Head.predict`` says of one of them, whose place is (1,) ``last``."""
+    view = HeadView(keys, values, cos[slots], sin[slots], slots)
+    return head.predict(head(tokens, head.project(features), view, seen)[last])
+
+
+def _level(
+    head: Eagle3Head,
+    tokens: Tensor,
+    parents: Tensor,
+    hidden: Tensor,
+    seen: Tensor,
+    end: Tensor,
+    position: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A level of n nodes whose own keys and values go to the places from (1,) ``end`` on: (n, draft vocabulary) logits,
+    (n, H) hidden states, and (n, width) what it sees."""
+    slots = end + torch.arange(len(tokens), device=tokens.device)
+    # What is written by a level lies behind all before it, and only who is told to sees it.
+    seen = seen[parents].scatter(1, slots[:, None], value=True)
+    output = head(tokens, hidden[parents], HeadView(keys, values, cos[position], sin[position], slots), seen)
+    return *head.predict(output), seen
 
 
 class _Level:
@@ -158,24 +208,54 @@ class _Level:
 
     Args:
         head: the draft head.
-        cache: of the text.
-        width: positions that are attended to, under a mask.
+        step: runs it on a level.
+        tables: the cache's keys and values, and its tables of cosines and sines.
         hidden: (1, H) of the root.
         seen: (1, width) bool, what the root sees of the cache.
         end: (1,) int64, tokens that are committed.
     """
 
-    def __init__(self, head: Eagle3Head, cache: HeadCache, width: int, hidden: Tensor, seen: Tensor, end: Tensor):
-        self._head, self._cache, self._width = head, cache, width
+    def __init__(
+        self,
+        head: Eagle3Head,
+        step: Callable[..., tuple[Tensor, Tensor, Tensor]],
+        tables: tuple[Tensor, ...],
+        hidden: Tensor,
+        seen: Tensor,
+        end: Tensor,
+    ) -> None:
+        self._head, self._step, self._tables = head, step, tables
         self._hidden, self._seen, self._end, self._position = hidden, seen, end, end
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """See ``growth.Expand``."""
-        slots = self._end + torch.arange(len(tokens), device=tokens.device)
-        # What is written by a level lies behind all before it, and only who is told to sees it.
-        self._seen = self._seen[parents].scatter(1, slots[:, None], value=True)
-        view = self._cache.slots(self._width, slots, self._position)
-        output = self._head(tokens, self._hidden[parents], view, self._seen)
-        logits, self._hidden = self._head.predict(output)
+        logits, self._hidden, self._seen = self._step(
+            self._head, tokens, parents, self._hidden, self._seen, self._end, self._position, *self._tables
+        )
         self._end, self._position = self._end + len(tokens), self._position + 1
         return logits
+
+
+class _Samples:
+    """Draws the samples of a tree, see ``growth.Sample``.
+
+    Args:
+        draw: see ``growth.sampled_by``.
+        shape: of the tree.
+        points: draws from [0, 1), for all levels.
+    """
+
+    def __init__(self, draw: Callable[..., tuple[Tensor, Tensor, Tensor]], shape: TreeShape, points: Tensor) -> None:
+        if shape.sampling is None:
+            raise ValueError("no shape without samples draws some")
+        self._draw, self._points, self._used = draw, points, 0
+        self._samples = shape.sampling.samples
+        self._rho = torch.full((), shape.sampling.rho, dtype=points.dtype, device=points.device)
+
+    def __call__(
+        self, pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``growth.Sample``."""
+        first, self._used = self._used, self._used + self._samples * len(pool)
+        points = self._points[first : self._used].view(self._samples, -1)
+        return self._draw(pool, picked, missing, parent_keys, self._rho, points)

@@ -1,24 +1,48 @@
-"""A computation over memory that stays where it is, launched as one: a CUDA graph.
+"""Few launches: functions compiled to a few kernels, and computations recorded, to be launched as one.
 
-Launching a small kernel from Python takes a GPU longer than running it, and a round has a thousand of them. Recorded
-once, all of them are launched by one call.
+Launching a small kernel from Python takes longer than running it, and a round has a thousand of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 # Runs before the recording, in which libraries make what they need and kernels are chosen.
 WARM_UPS = 2
 
 
+def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
+    """A function, to be compiled for the kinds and sizes of tensors that it is called with; beside tensors it must be
+    called with the same things, or with others of the same structure, always: nobody looks.
+
+    Args:
+        function: of tensors.
+        dynamic: whether for all sizes at once; None: for those that it is called with, and for others when they come.
+    """
+    # What a layer is made of does not change; looking at all of it again would take longer than what is saved.
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+    return torch.compile(function, fullgraph=True, dynamic=dynamic, isolate_recompiles=True, options=options)  # type: ignore[call-overload]
+
+
+def mark_varying(found: object, sizes: tuple[int, ...]) -> None:
+    """Tell the compiler which sizes of tensors, in tuples however deep, will vary."""
+    if isinstance(found, Tensor):
+        for dim, size in enumerate(found.shape):
+            if size in sizes:
+                torch._dynamo.maybe_mark_dynamic(found, dim)
+    elif isinstance(found, tuple):
+        for each in found:
+            mark_varying(each, sizes)
+
+
 class Recorded(Generic[Result]):
-    """A computation that reads and writes the same tensors each time, and waits for nothing.
+    """A computation that reads and writes the same tensors each time, and waits for nothing: a CUDA graph.
 
     On devices other than CUDA's it is computed anew each time.
 

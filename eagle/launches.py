@@ -77,7 +77,7 @@ class Recorded(Generic[Result]):
 
 
 @cache
-def _pool(device: torch.device) -> tuple[int, int]:
+def _pool(device: torch.device) -> Any:
     """Memory for all recordings: they run one after the other, so what one has done with serves the next."""
     with torch.cuda.device(device):
         return torch.cuda.graph_pool_handle()

@@ -38,8 +38,7 @@ class Decoding:
         processor_time: float = 0.0,
     ) -> None:
         self.target, self.text, self.drafter = target, text, speculation.drafter
-        rule = RULES["greedy"] if text.warper.greedy else speculation.rule
-        self.rule = rule if target.recorded is None else rule.recorded
+        self.rule = RULES["greedy"] if text.warper.greedy else speculation.rule
         self.shape = speculation.shape.at(text.warper.temperature)
         self.tokens: list[int] = text.prompt[0].tolist()
         self.prompt_length = len(self.tokens)

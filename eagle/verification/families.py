@@ -71,14 +71,10 @@ class Families:
     Attributes:
         of: by the parent's id.
         probe: for each node an entry of its target probabilities, which is not finite where any of them is not.
-        with_laws: the F parents of drawn children.
-        inside: (F, D) of these the target's probabilities of the draft vocabulary.
-        outside: (F,) and of all other tokens together.
     """
 
     def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
         self.target_probs = target_probs
-        self.with_laws: list[int] = []
         self._device, self._wide = target_probs.device, wide_dtype(target_probs.device)
         self._tokens = tree.tokens.tolist()
         children = {parent: each for parent, each in enumerate(tree.children()) if each}
@@ -106,7 +102,7 @@ class Families:
     def _take_laws(self, laws: Laws, children: dict[int, list[int]], law_of: dict[int, list[int]]) -> Tensor:
         """What the laws of each family say of its children's tokens, and what masses are reckoned from."""
         columns, size = laws.columns.tolist(), laws.rows.shape[1]
-        drawn = self.with_laws = [parent for parent, rows in law_of.items() if max(rows) != ONE_HOT]
+        drawn = [parent for parent, rows in law_of.items() if max(rows) != ONE_HOT]
         self._row = {parent: row for row, parent in enumerate(drawn)}
         starts = [parent * self.target_probs.shape[1] for parent in drawn]
         asked = [
@@ -115,8 +111,8 @@ class Families:
         table = self._sent([*starts, *(law * size + max(column, 0) for law, column in asked)])
         known = self._sent([int(column >= 0) for _, column in asked])
         self._rows, self._support = laws.rows.to(self._device), laws.support.to(self._device)
-        self.inside = self.target_probs.take(table[: len(drawn), None] + self._support)
-        self.outside = (1.0 - self.inside.sum(-1).to(self._wide)).clamp_(min=0.0)
+        self._inside = self.target_probs.take(table[: len(drawn), None] + self._support)
+        self._outside = (1.0 - self._inside.sum(-1).to(self._wide)).clamp_(min=0.0)
         return self._rows.take(table[len(drawn) :]) * known
 
     def _possible(self, p: list[float], children: list[int], laws: list[int]) -> list[float]:
@@ -144,13 +140,13 @@ class Families:
         rows = [self._row[question.family.parent] for question in asked]
         numbers = [[question.r, *_padded(question.reached, most)] for question in asked]
         scales = sent(torch.tensor(numbers, dtype=self._wide), self._device)
-        left = self._rows_of(self.inside, rows) * scales[:, :1].to(narrow)
+        left = self._rows_of(self._inside, rows) * scales[:, :1].to(narrow)
         for j in range(most):
             laws = [question.family.drawn_from[j] for question in asked if len(question.reached) > j]
             claimed = self._rows_of(self._rows, laws)
             left[: len(laws)].addcmul_(claimed, scales[: len(laws), j + 1, None].to(narrow), value=-1.0)
         found = (
-            left.clamp_(min=0.0).sum(-1).to(self._wide) + scales[:, 0] * self._rows_of(self.outside, rows)
+            left.clamp_(min=0.0).sum(-1).to(self._wide) + scales[:, 0] * self._rows_of(self._outside, rows)
         ).tolist()
         return [mass for _, mass in sorted(zip(order, found, strict=True))]
 
@@ -159,12 +155,6 @@ class Families:
         if rows == list(range(rows[0], rows[0] + len(rows))):
             return table[rows[0] : rows[0] + len(rows)]
         return table.index_select(0, self._sent(rows))
-
-    def law_rows(self, samples: int) -> Tensor:
-        """(F, samples, D), of families with laws the laws in order; anything behind their last."""
-        laws = [self.of[parent].drawn_from for parent in self.with_laws]
-        rows = [row for own in laws for row in (*own, *[0] * (samples - len(own)))]
-        return self._rows.index_select(0, self._sent(rows)).view(len(laws), samples, -1)
 
     def remaining(self, node: int, r: float, reached: Sequence[float]) -> Tensor:
         """What is left of the target law at a node after all its children were rejected.

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from eagle.tree.draft_tree import DraftTree
 from eagle.verification.families import Families
-from eagle.verification.siblings import Weighed, weigh
-from eagle.verification.together import weigh_together
+from eagle.verification.siblings import weigh
 from eagle.verification.verdict import Plan, Rule, Toss, refuse_not_finite
 
 
@@ -73,21 +72,10 @@ def plan(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:
         target_probs: (N, V) probabilities of the token after each node.
     """
     families = Families(tree, target_probs)
-    return _planned(tree, families, weigh(families, {0: 1.0}, joint=True))
-
-
-def plan_together(tree: DraftTree, target_probs: Tensor) -> LeafFirstPlan:
-    """The same plan, the device being waited for twice; see ``together``."""
-    families = Families(tree, target_probs)
-    if not families.with_laws:
-        return _planned(tree, families, weigh(families, {0: 1.0}, joint=True))
-    return _planned(tree, families, weigh_together(tree, families))
-
-
-def _planned(tree: DraftTree, families: Families, weighed: Weighed) -> LeafFirstPlan:
+    weighed = weigh(families, {0: 1.0}, joint=True)
     r = {0: 1.0, **weighed.weights}
     # A leaf's own coin is its weight.
     return LeafFirstPlan(tree, families, r, {**r, **weighed.stop}, weighed.reached)
 
 
-RULE = Rule("hsd", plan, lossless=True, plan_recorded=plan_together)
+RULE = Rule("hsd", plan, lossless=True)

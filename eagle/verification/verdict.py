@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -77,7 +77,6 @@ class Rule:
         lossless: whether what it emits has the target's law, which ``eagle.verification.exact`` shows.
         chains_only: whether it refuses a tree that branches.
         follows_every_prefix: whether its rounds go on behind tokens that were not drafted, see ``naive_hsd``.
-        plan_recorded: lays the same plan by recorded computations, where that is another way.
     """
 
     name: str
@@ -85,12 +84,6 @@ class Rule:
     lossless: bool
     chains_only: bool = False
     follows_every_prefix: bool = False
-    plan_recorded: Callable[[DraftTree, Tensor], Plan] | None = None
-
-    @property
-    def recorded(self) -> Rule:
-        """The same rule, its plans laid by recorded computations."""
-        return self if self.plan_recorded is None else replace(self, plan=self.plan_recorded)
 
     def verify(self, tree: DraftTree, target_probs: Tensor, generator: torch.Generator | None = None) -> Verdict:
         """Decide what of a tree is accepted and which token follows.

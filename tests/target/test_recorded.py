@@ -7,11 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from eagle.decoding.decoding import Decoding
+from eagle.decoding.speculation import Speculation
 from eagle.model.ea_model import EaModel
 from eagle.target.compiled import CompiledLayers, decoder_layers
 from eagle.target.compiling import recorded_forwards
-from eagle.tree.shape import TreeShape
-from tests.tiny import head_files, load_pair, make_base, write_head
+from eagle.target.text import Text
+from eagle.tree.draft_tree import DraftTree
+from eagle.tree.shape import Sampling, TreeShape
+from eagle.tree.warping import Warper
+from eagle.verification import RULES
+from tests.decoding.rounds import round_distances
+from tests.tiny import head_files, load_pair, make_base, make_pair, write_head
 
 SHAPES = (TreeShape(12, 2, 3), TreeShape(7, 1, 4, least=0.01), TreeShape.chain(4))
 
@@ -53,3 +60,34 @@ def test_texts_and_samples_are_those_of_eager_decoding(tmp_path: Path, architect
         assert torch.equal(
             eager.naivegenerate(prompt, max_new_tokens=9), recording.naivegenerate(prompt, max_new_tokens=9)
         )
+
+
+@pytest.mark.parametrize("tree", ["deterministic", "hybrid"])
+def test_a_recorded_round_has_the_target_law(tmp_path: Path, tree: str) -> None:
+    rules = [RULES["tokenwise"], RULES["hsd"]]
+    assert max(round_distances(as_on_a_gpu(make_pair(tmp_path)), tree, rules, (1.0, 0.0, 3), 2)) < 1e-5
+
+
+def test_recorded_drafts_have_the_laws_of_eager_ones(tmp_path: Path) -> None:
+    """Drawn with the same numbers they are the same trees, whatever was drafted before by the same recording."""
+    pair = make_pair(tmp_path)
+    eager, recording = load_pair(*pair, dtype=torch.float32, compile="off"), as_on_a_gpu(pair)
+    shape = TreeShape(14, 2, 3, Sampling(0.05, 0.4, 2))
+    for warper in (Warper(1.0), Warper(0.8, 0.9), Warper(1.3, top_k=20)):
+        for seed in range(4):
+            trees: list[DraftTree] = []
+            for model in (eager, recording):
+                prompt = torch.tensor([[3, 1, 4 + seed, 1, 5]])
+                text = Text(prompt, warper, 60, generator=torch.Generator().manual_seed(seed))
+                decoding = Decoding(model.target, Speculation(model.drafter, shape, RULES["hsd"]), text)
+                decoding.step()
+                trees.append(decoding.tree)
+                decoding.stop()
+            mine, theirs = (tree.laws for tree in trees)
+            assert mine is not None
+            assert theirs is not None
+            for name in ("tokens", "parents", "depths"):
+                assert torch.equal(getattr(trees[0], name), getattr(trees[1], name))
+            assert torch.equal(mine.row_of, theirs.row_of)
+            assert torch.equal(mine.columns, theirs.columns)
+            torch.testing.assert_close(mine.rows, theirs.rows, rtol=0, atol=1e-6)

@@ -15,9 +15,6 @@ from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.drawing import draw, draw_rows
 from eagle.verification import RULES
 from eagle.verification.enumeration import outcomes
-from eagle.verification.families import Families
-from eagle.verification.siblings import weigh
-from eagle.verification.together import weigh_together
 from eagle.verification.verdict import endings
 from tests.verification import oracle
 from tests.verification.trees import chain_tree, picked_tree, random_law, random_probs, random_tree
@@ -48,23 +45,6 @@ def test_batched_rules_are_the_plain_recursion(rule: str, seed: int, nodes: int,
     zero = torch.zeros(vocabulary, dtype=torch.float64)
     for node in law.keys() | expected.keys():
         torch.testing.assert_close(law.get(node, zero), expected.get(node, zero), rtol=0, atol=1e-12)
-
-
-@settings(max_examples=150)
-@given(seed=st.integers(0, 2**31 - 1), nodes=st.integers(2, 40), vocabulary=st.integers(2, 6))
-def test_joint_weights_are_the_same_in_tensors(seed: int, nodes: int, vocabulary: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    tree = random_tree(generator, nodes, vocabulary, sampled=0.7)
-    families = Families(tree, random_probs(generator, nodes, vocabulary))
-    if not families.with_laws:
-        return
-    one_by_one, together = weigh(families, {0: 1.0}, joint=True), weigh_together(tree, families)
-    for expected, found in (
-        (one_by_one.weights, together.weights),
-        (one_by_one.stop, together.stop),
-        *((dict(enumerate(g)), dict(enumerate(together.reached[node]))) for node, g in one_by_one.reached.items()),
-    ):
-        assert found == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 @settings(max_examples=60)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydivsufsort import divsufsort
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
@@ -154,21 +155,7 @@ def write_corpus(file: Path, texts: Iterable[Sequence[int] | NDArray[Any]], toke
 
 
 def sorted_by_what_precedes(tokens: NDArray[Any]) -> NDArray[np.uint32]:
-    """Places 1 to n - 1 of tokens, sorted by the ``DEPTH`` tokens in front of each, the nearest first.
-
-    Prefix doubling (Manber and Myers 1993), as far as is needed: ranks by 2d tokens are ranks by d tokens of a place
-    and of the one d in front of it.
-    """
-    ranks = tokens[:-1].astype(np.int64)
-    depth = 1
-    while True:
-        order = np.argsort(ranks)
-        if depth == DEPTH:
-            return (order + 1).astype(np.uint32)
-        ordered = ranks[order]
-        dense = np.empty_like(ranks)
-        dense[order] = np.concatenate([[1], 1 + np.cumsum(ordered[1:] != ordered[:-1])])
-        # Nothing stands in front of the first places.
-        ranks = dense * (int(dense.max()) + 1)
-        ranks[depth:] += dense[:-depth]
-        depth *= 2
+    """Places 1 to n - 1 of tokens, sorted by the tokens in front of each, the nearest first."""
+    # Read backwards, what is in front of a place is a suffix; the longest is that of the place behind all of them.
+    suffixes = divsufsort(np.ascontiguousarray(tokens[::-1]))
+    return (len(tokens) - suffixes[suffixes > 0]).astype(np.uint32)

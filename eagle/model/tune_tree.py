@@ -4,16 +4,20 @@ At each temperature, for random shapes of each kind, the exact expected accepted
 training prompts, for every size at once (growth with the same draws keeps for a smaller size a part of what it keeps
 for a larger one). With the time of drafting, of the target's forward over so many nodes and of verification, all
 measured here, it gives tokens a second; the best third of the shapes goes on to twice as many further contexts, until
-few are left. ``--write`` stores the result beside the head's configuration, where the programs find it.
+few are left. ``--write`` stores the result beside the head's configuration, where the programs find it. With
+``--drafter`` the trees are those of another drafter, whose sizes differ from context to context; what is found is
+printed as arguments.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
+import itertools
 import random
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +25,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eagle import assets
 from eagle.chat_template import (
     TemplateArguments,
     add_template_argument,
@@ -32,15 +35,17 @@ from eagle.chat_template import (
 from eagle.clock import Clock
 from eagle.data.conversations import read_conversations
 from eagle.decoding.decoding import Decoding
-from eagle.decoding.method import Method
-from eagle.decoding.speculation import Speculation
-from eagle.decoding.stored_trees import TREE_FILE, StoredTrees, store
+from eagle.decoding.method import GRAFTED, HEAD, PICKING, Method
+from eagle.decoding.speculation import Speculation, grafted_shape
+from eagle.decoding.stored_trees import TREE_FILE, store
+from eagle.drafters.drafter import Drafter
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import add_pair_arguments, load, pair_of
 from eagle.program import run_program
 from eagle.target.text import Text
+from eagle.tree.draft_tree import DraftTree
 from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.tuning.acceptance import Candidate, expected_lengths
@@ -51,25 +56,54 @@ REPEATS = 40
 LONGEST_PROMPT = 600
 # So few shapes are not worth telling apart: the search ends with a stage of at most this many.
 FINALISTS = 12
+# Probabilities of a node that is worth scoring, where something is looked up.
+LEASTS = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
 # Values of total_token that are tried.
 SIZES = (3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 32, 40, 48, 60)
 
 
 @dataclass
 class Trial:
-    """A shape, and what was measured of it: expected lengths by size, an entry per context, and drafting seconds."""
+    """A shape, and what was measured of it: expected lengths by size, an entry per context, and drafting seconds and
+    nodes of the largest size."""
 
     candidate: Candidate
     lengths: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    nodes: list[float] = field(default_factory=list)
 
-    def speeds(self, rest: dict[int, float]) -> dict[int, float]:
+    def speeds(self, rest: Mapping[int, float]) -> dict[int, float]:
         """Tokens a second by size; ``rest`` are the seconds of a round without drafting."""
         draft = statistics.median(self.seconds)
         means = (statistics.fmean(values) for values in zip(*self.lengths, strict=True))
         return {
-            size: (1.0 + mean) / (draft + rest[size]) for size, mean in zip(self.candidate.sizes, means, strict=True)
+            size: (1.0 + mean) / (draft + statistics.fmean(between(rest, min(size, count)) for count in self.nodes))
+            for size, mean in zip(self.candidate.sizes, means, strict=True)
         }
+
+
+def between(known: Mapping[int, float], place: float) -> float:
+    """The value at a place between known ones, on a line; in front of the first the first's, behind the last the
+    last's."""
+    places = sorted(known)
+    after = bisect.bisect_left(places, place)
+    if after == len(places) or places[after] == place or after == 0:
+        return known[places[min(after, len(places) - 1)]]
+    low, high = places[after - 1], places[after]
+    return known[low] + (known[high] - known[low]) * (place - low) / (high - low)
+
+
+def looked_up_shapes(largest: int, deepest: int, count: int, source: random.Random) -> list[TreeShape]:
+    """``count`` different shapes of look-up, drawn at random."""
+    choices = itertools.product(range(deepest + 1), (1, 2, 3, 4, 6, 8), (0.01, *LEASTS))
+    found = [TreeShape(largest, depth, top_k, least=least) for depth, top_k, least in choices]
+    return source.sample(found, min(count, len(found)))
+
+
+def grafted_shapes(head: TreeShape, largest: int) -> list[TreeShape]:
+    """Shapes of look-up in the trees of a head that are the fastest without."""
+    size = max(largest, head.total_token)
+    return [grafted_shape(head, size, least) for least in LEASTS]
 
 
 def shapes(
@@ -125,21 +159,23 @@ def training_prompts(
 
 @torch.inference_mode()
 def seconds_without_drafting(
-    model: EaModel, shape: TreeShape, sizes: Sequence[int], prompt: Tensor, warper: Warper
+    model: EaModel, drafter: Drafter, shape: TreeShape, sizes: Sequence[int], prompt: Tensor, warper: Warper
 ) -> dict[int, float]:
-    """Median seconds of scoring, warping and verifying a tree, by size."""
+    """Median seconds of scoring, warping and verifying a tree, by size; a drafter that looks up may find nothing, so
+    then it is a tree of any tokens."""
     method = Method.named(hsd=shape.sampling is not None)
     generator = torch.Generator().manual_seed(0)
     limit = prompt.shape[1] + shape.depth + 64
     decoding = Decoding(
         model.target,
-        Speculation(model.drafter, shape, method.rule),
+        Speculation(drafter, shape, method.rule),
         Text(prompt, warper, limit, generator=generator),
     )
+    largest = decoding.tree if len(decoding.tree) >= max(sizes) else any_tree(max(sizes))
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(REPEATS):
         for size in sizes:
-            tree = decoding.tree.best(size)
+            tree = largest.best(size)
             clock = Clock(model.device)
             scores = model.target.score(tree, decoding.cache)
             decoding.verify(tree, scores.logits)
@@ -148,8 +184,18 @@ def seconds_without_drafting(
     return {size: statistics.median(measured) for size, measured in times.items()}
 
 
+def any_tree(nodes: int) -> DraftTree:
+    """A tree of picked tokens, two behind each."""
+    parents = [max(0, node - 1) // 2 for node in range(nodes)]
+    depths = [0]
+    for parent in parents[1:]:
+        depths.append(depths[parent] + 1)
+    return DraftTree(torch.arange(nodes) % 2, torch.tensor(parents), torch.tensor(depths), torch.zeros(nodes))
+
+
 def search(
     model: EaModel,
+    drafter: Drafter,
     kind: str,
     candidates: list[TreeShape],
     sizes: tuple[int, ...],
@@ -161,6 +207,7 @@ def search(
 
     Args:
         model: the pair.
+        drafter: one of its.
         kind: of the trees.
         candidates: shapes of the largest size.
         sizes: values of ``total_token`` to choose from.
@@ -170,9 +217,9 @@ def search(
     """
     rule = Method.named(hsd=kind == HYBRID).rule
     generator = torch.Generator().manual_seed(0)
-    trials = [Trial(Candidate(model.drafter, shape, (rule,), sizes)) for shape in candidates]
+    trials = [Trial(Candidate(drafter, shape, (rule,), sizes)) for shape in candidates]
     full = TreeShape(max(sizes), 4, 5, Sampling(0.0, 1.0, 1) if kind == HYBRID else None)
-    rest = seconds_without_drafting(model, full, sizes, next(prompts), warper)
+    rest = seconds_without_drafting(model, drafter, full, sizes, next(prompts), warper)
 
     def fastest(trial: Trial) -> float:
         return max(trial.speeds(rest).values())
@@ -194,15 +241,14 @@ def search(
                     for trial, values in zip(trials, measured, strict=True):
                         trial.lengths.append(values.lengths[0])
                         trial.seconds.append(values.seconds)
+                        trial.nodes.append(values.scored)
                     bar.update()
         trials.sort(key=fastest, reverse=True)
         for trial in trials[:5]:
             speeds = trial.speeds(rest)
             size = max(speeds, key=speeds.__getitem__)
             shape = trial.candidate.shape
-            print(
-                f"  {speeds[size]:.2f} tokens/s: {size} nodes, depth {shape.depth}, top {shape.top_k}, {shape.sampling}"
-            )
+            print(f"  {speeds[size]:.2f} tokens/s: {replace(shape, total_token=size)}")
         if len(trials) <= FINALISTS:
             break
         trials, contexts = trials[: len(trials) // 3], 2 * contexts
@@ -211,7 +257,14 @@ def search(
     size = max(speeds, key=speeds.__getitem__)
     shape = best.candidate.shape
     levels = min(shape.depth + 1, size - 1)
-    return TreeShape(size, levels - 1, shape.top_k, shape.sampling), speeds[size]
+    return replace(shape, total_token=size, depth=levels - 1), speeds[size]
+
+
+def as_arguments(shape: TreeShape, drafter: str) -> str:
+    """The arguments that ask for a shape of another drafter than the head."""
+    levels = shape.depth + 1 if drafter in PICKING else shape.depth
+    bounds = f"--total-token {shape.total_token} --depth {levels} --top-k {shape.top_k}"
+    return bounds if shape.least is None else f"{bounds} --least {shape.least:g}"
 
 
 def tune(argv: Sequence[str] | None) -> None:
@@ -221,13 +274,19 @@ def tune(argv: Sequence[str] | None) -> None:
     parse.add_argument(
         "--temperature", type=float, nargs="+", default=[1.0, 0.7, 0.3, 0.0], help="of the text; at 0 HSD is EAGLE-3"
     )
+    parse.add_argument(
+        "--drafter",
+        choices=(HEAD, *PICKING, *GRAFTED),
+        default=HEAD,
+        help="whose trees; what is looked up has one kind",
+    )
     parse.add_argument("--kind", nargs="+", choices=(DETERMINISTIC, HYBRID), default=[DETERMINISTIC, HYBRID])
     parse.add_argument("--prompts", type=Path, help="JSON lines or a JSON array; default: ShareGPT")
     add_template_argument(parse)
     parse.add_argument("--shapes", type=int, default=32, help="of each kind to begin with")
     parse.add_argument("--contexts", type=int, default=150, help="of the first stage")
     parse.add_argument("--largest", type=int, help="total_token; default 17 on a CPU, 60 elsewhere")
-    parse.add_argument("--deepest", type=int, help="depth; default 3 on a CPU, 7 elsewhere")
+    parse.add_argument("--deepest", type=int, help="depth; default 3 on a CPU, 7 elsewhere, of look-up 11")
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--write", action="store_true", help=f"store the result in the head's {TREE_FILE}")
     args = parse.parse_args(argv)
@@ -235,32 +294,45 @@ def tune(argv: Sequence[str] | None) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} must be {least} or more, not {value}")
+    if args.write and args.drafter != HEAD:
+        raise InputError(f"--write stores the head's trees; those of {args.drafter} are printed as arguments")
     arguments = template_arguments(args.chat_template_kwargs)
-    model = load(pair_of(args))
+    choice = replace(pair_of(args), drafter=args.drafter)
+    model = load(choice)
+    drafter = model.offers[args.drafter].drafter
     on_cpu = model.device.type == "cpu"
     largest = args.largest or (17 if on_cpu else 60)
     deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)
+    if args.drafter in PICKING and args.deepest is None:
+        deepest = 11
     sizes = tuple(size for size in SIZES if size <= largest)
     source = random.Random(args.seed)  # noqa: S311  # a reproducible search, not a secret
-    _, head = assets.resolve_pair(args.base_model_path, args.ea_model_path)
-    folder = local_folder(head, "the draft head")
+    kinds = (DETERMINISTIC,) if args.drafter in PICKING else (DETERMINISTIC, HYBRID)
     for temperature in args.temperature:
-        warper = Warper(temperature)
         # Hybrid trees have more to choose from, and what is fast without samples is a place to begin.
-        stored = StoredTrees.read(folder, model.device.type, args.quantize).found
-        fastest = stored.get(DETERMINISTIC, {}).get(temperature)
-        for kind in (DETERMINISTIC, HYBRID):
+        stored = choice.stored_trees(model.device.type)
+        fastest = stored.found.get(DETERMINISTIC, {}).get(temperature)
+        for kind in kinds:
             if kind not in args.kind or (temperature == 0 and kind == HYBRID):
                 continue
+            if args.drafter in PICKING:
+                candidates = looked_up_shapes(sizes[-1], deepest, args.shapes, source)
+            elif args.drafter in GRAFTED:
+                candidates = grafted_shapes(stored.at(temperature, kind), sizes[-1])
+            else:
+                candidates = shapes(kind, sizes[-1], deepest, args.shapes, source, fastest if kind == HYBRID else None)
             prompts = training_prompts(model, args.prompts, args.seed, arguments)
-            candidates = shapes(kind, sizes[-1], deepest, args.shapes, source, fastest if kind == HYBRID else None)
-            shape, speed = search(model, kind, candidates, sizes, args.contexts, prompts, warper)
+            warper = Warper(temperature)
+            shape, speed = search(model, drafter, kind, candidates, sizes, args.contexts, prompts, warper)
             print(f"T={temperature}, {kind}: {shape}, {speed:.1f} tokens/s expected", flush=True)
             if kind == DETERMINISTIC:
                 fastest = shape
-            if args.write:
-                found = {kind: {temperature: shape}}
-                print(f"written to {store(folder, model.device.type, found, args.quantize)}")
+            if args.drafter != HEAD:
+                print(f"  {as_arguments(shape, args.drafter)}", flush=True)
+            elif args.write:
+                folder = local_folder(choice.paths_of_models()[1] or "", "the draft head")
+                written = store(folder, model.device.type, {kind: {temperature: shape}}, args.quantize)
+                print(f"written to {written}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from benchmarks import acceptance as benchmark
 from eagle.decoding.method import Method
 from eagle.decoding.stored_trees import DEFAULT_TREE, StoredTrees, store
 from eagle.errors import InputError
+from eagle.evaluation.answering.arguments import answering_parser
 from eagle.model import tune_tree
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice
@@ -134,6 +135,29 @@ def test_the_search_stores_what_the_programs_use(
         assert choice.shape("cpu") == shape
     assert StoredTrees.read(pair[1], "cuda").at(0.3, DETERMINISTIC) == other
     assert StoredTrees.read(pair[1], "mps").at(1.0, HYBRID) == DEFAULT_TREE
+
+
+@pytest.mark.parametrize("drafter", ["lookup", "suffix", "recycling", "eagle3+lookup", "eagle3+suffix"])
+def test_the_search_prints_what_asks_for_the_trees_of_another_drafter(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], drafter: str
+) -> None:
+    (pair[1] / "tree.json").unlink(missing_ok=True)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {number}"}) + "\n" for number in range(60)))
+    search = [*arguments(pair, prompts), "--drafter", drafter, "--temperature", "0.0", "--deepest", "4"]
+    assert tune_tree.main(search) == 0
+    said = capsys.readouterr().out.splitlines()
+    found = answering_parser("").parse_args(said[-1].split())
+    choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", drafter=drafter, temperature=0.0)
+    bounds = {name: getattr(found, name) for name in ("total_token", "depth", "top_k", "least")}
+    assert f"{replace(choice, **bounds).shape('cpu')}, " in said[-2]
+    assert tune_tree.main([*search, "--write"]) == 2
+    assert f"those of {drafter} are printed as arguments" in capsys.readouterr().err
+
+
+def test_times_of_sizes_between_measured_ones_lie_on_a_line() -> None:
+    measured = {3: 1.0, 5: 3.0, 9: 4.0}
+    assert [tune_tree.between(measured, size) for size in (1, 3, 4, 5, 8, 9, 20)] == [1, 1, 2, 3, 3.75, 4, 4]
 
 
 def test_the_tree_found_at_the_nearest_temperature_is_used(pair: tuple[Path, Path]) -> None:

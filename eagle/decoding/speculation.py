@@ -84,6 +84,7 @@ def lookup_shape(
     depth: int | None = None,
     top_k: int | None = None,
     least: float | None = None,
+    rows: int = 0,
 ) -> TreeShape:
     """The trees of look-up, of which only what is likely enough is scored; None is a default.
 
@@ -93,6 +94,7 @@ def lookup_shape(
         depth: levels (12).
         top_k: tokens behind each node (4).
         least: probability of a path that is worth scoring (0.1; of recycling, whose probabilities are averages, 0.03).
+        rows: nodes of lookahead rows, beside the others.
 
     Raises:
         InputError: a number out of its range.
@@ -101,7 +103,7 @@ def lookup_shape(
     if whole_number("depth", levels) < 1:
         raise InputError(f"depth is the length of what is looked up: 1 or more, not {levels}")
     least = (0.03 if drafter == RECYCLING else 0.1) if least is None else least
-    return TreeShape(16 if total_token is None else total_token, levels - 1, top_k or 4, least=least)
+    return TreeShape((16 if total_token is None else total_token) + rows, levels - 1, top_k or 4, least=least)
 
 
 def grafted_shape(shape: TreeShape, total_token: int | None = None, least: float | None = None) -> TreeShape:

@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
         "--window",
         type=int,
         default=0,
-        help="lookahead rows, which there fill W (10) and cost a forward of some 57 rows; only 0, without them",
+        help="guesses in a lookahead row, each of which costs level - 1 nodes to score, and whose n-grams come behind "
+        "those of the text in W (10 in the code there, where W holds nothing else)",
     )
     parse.add_argument("--guess", type=int, default=10, help="candidates: guess * (level - 1) nodes below the root")
     parse.add_argument(
@@ -69,12 +70,8 @@ def translated(args: argparse.Namespace) -> list[str]:
     """The arguments as ``gen_ea_answer_llama3chat`` has them.
 
     Raises:
-        InputError: lookahead rows, a level or a guess that makes no candidate, or a database that is not there.
+        InputError: a level or a guess that makes no candidate, or a database that is not there.
     """
-    if args.window:
-        raise InputError(
-            f"--window {args.window}: there are no lookahead rows here, W is filled with what was written; leave it out"
-        )
     if args.level < 2 or args.guess < 1:
         raise InputError(f"--level must be 2 or more and --guess 1 or more, not {args.level} and {args.guess}")
     files = {"S": args.history_file, "L": args.db_file}
@@ -94,6 +91,8 @@ def translated(args: argparse.Namespace) -> list[str]:
         "--top-k": args.guess,
         "--total-token": 1 + args.guess * (args.level - 1),
         "--longest": args.previous_tokens,
+        "--window": args.window or None,
+        "--lookahead-level": args.level if args.window else None,
         "--order": order,
         "--model-db": files["S"] if "S" in order else None,
         "--corpus-db": files["L"] if "L" in order else None,

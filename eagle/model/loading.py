@@ -93,7 +93,10 @@ class ModelChoice:
                 f"--total-token -1 cannot be measured for {self.drafted_by}: what it finds depends on the text"
             )
         if self.drafted_by in PICKING:
-            return lookup_shape(self.drafted_by, self.total_token, self.depth, self.top_k, self.least)
+            rows = self.lookup.rows if self.drafted_by == LOOKUP else 0
+            return lookup_shape(self.drafted_by, self.total_token, self.depth, self.top_k, self.least, rows)
+        if self.drafted_by in GRAFTED and self.lookup.window:
+            raise InputError(f"--window is for --drafter {LOOKUP}; {self.drafted_by} has no lookahead rows")
         total_token = tune.LARGEST if self.total_token == AUTO_TOTAL_TOKEN else self.total_token
         if self.drafted_by == DRAFT_MODEL:
             sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
@@ -168,6 +171,15 @@ def add_lookup_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--model-db", type=Path, help="S: answers of the model, of python -m eagle.lookup build")
     group.add_argument("--corpus-db", type=Path, help="L: any text, of the same")
+    group.add_argument(
+        "--window",
+        type=int,
+        help="lookahead rows: guesses in each, whose n-grams are looked up behind the text itself; each is a node that "
+        "the model has to score. Default 0, without them",
+    )
+    group.add_argument(
+        "--lookahead-level", type=int, help="n of these n-grams, of which there are n - 1 rows; default 5"
+    )
     group.add_argument(
         "--keep-context",
         action="store_true",

@@ -123,7 +123,8 @@ def without_a_model(
     looking = load_lookup(lookup, load_tokenizer(base_model_path)) if files else LookupDrafter(lookup)
     retrievers: dict[str, Retriever] = {LOOKUP: looking, SUFFIX: SuffixDrafter()}
     drafters = {**retrievers, RECYCLING: RecyclingDrafter()}
-    offers = {name: Offer(drafters[name], lookup_shape(name)) for name in PICKING}
+    rows = {LOOKUP: lookup.rows}
+    offers = {name: Offer(drafters[name], lookup_shape(name, rows=rows.get(name, 0))) for name in PICKING}
     if head is None or not isinstance(head.drafter, HeadDrafter):
         return offers
     size = None if bounds.measured else bounds.total_token

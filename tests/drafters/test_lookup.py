@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from eagle.decoding.speculation import lookup_shape
 from eagle.drafters.lookup.database import Match
 from eagle.drafters.lookup.drafter import LookupDrafter, LookupSettings
+from eagle.drafters.lookup.history import History
+from eagle.drafters.lookup.lookahead import Lookahead
 from eagle.drafters.lookup.ngrams import NGrams
 from eagle.drafters.lookup.prediction import predicted
 from eagle.drafters.lookup.trie import pick_tree
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
-from eagle.tree.draft_tree import DraftTree
+from eagle.target.target import Scores
+from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.shape import TreeShape
 from eagle.verification import RULES
 from tests.decoding.rounds import SAMPLING, round_distances
@@ -92,6 +96,47 @@ def test_a_tree_holds_the_likeliest_paths_in_their_order() -> None:
     assert paths(pick_tree(9, predict, total_token=9, levels=1, least=0.05)) == [(1,), (2,)]
     assert paths(pick_tree(9, predict, total_token=9, levels=3, least=0.26)) == [(1,), (1, 1), (2,), (1, 1, 2)]
     assert len(pick_tree(9, lambda path: {}, total_token=9, levels=3, least=0.1)) == 1
+
+
+def test_lookahead_rows_come_to_hold_what_the_model_says() -> None:
+    """Of a model that counts: whatever was guessed first, n-grams of what it says are there after some rounds."""
+    grams = History({}, (1.0,), 8)
+    ahead = Lookahead(3, 4, grams)
+    tokens = [40, 7, 7]
+    ahead.begin(tokens)
+    for accepted in (0, 0, 2, 0, 1, 0, 0, 3):
+        tree = ahead.onto(root_only(tokens[-1]), total_token=1 + 3 * 3, levels=20)
+        assert len(tree) <= 1 + 3 * 3
+        assert all(depth <= 5 for depth in tree.depths.tolist())
+        logits = torch.nn.functional.one_hot((tree.tokens + 1) % 50, 50).float()
+        ahead.learn(tree, Scores(logits, None), accepted)
+        tokens += range(tokens[-1] + 1, tokens[-1] + 2 + accepted)
+    counted = [token for token in range(49) for match in grams.matches([token]) if set(match.counts) == {token + 1}]
+    assert len(counted) >= 3
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+def test_a_round_with_lookahead_rows_has_exactly_the_target_law(
+    llama: EaModel, sampling: tuple[float, float, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = LookupDrafter(LookupSettings(window=2, lookahead_level=3))
+    monkeypatch.setitem(llama.offers, "lookup", replace(llama.offers["lookup"], drafter=drafter))
+    for first in (1, 2):
+        assert max(round_distances(llama, "deterministic", RULES_FOR_PICKS, sampling, first, drafter="lookup")) < 1e-9
+
+
+def test_texts_with_lookahead_rows_are_the_models_own(llama: EaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer, prompt = llama.offers["lookup"], torch.tensor([[3, 1, 4, 1, 5, 2, 3, 1]])
+    drafted = {}
+    for window in (0, 4):
+        drafter = LookupDrafter(LookupSettings(window=window))
+        monkeypatch.setitem(
+            llama.offers, "lookup", replace(offer, drafter=drafter, shape=lookup_shape("lookup", rows=16))
+        )
+        ids, _, _, info = llama.eagenerate(prompt, max_new_tokens=60, log=True, drafter="lookup")
+        assert torch.equal(ids, llama.naivegenerate(prompt, max_new_tokens=60))
+        drafted[window] = sum(info["draft_length"])
+    assert drafted[4] > drafted[0]
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)

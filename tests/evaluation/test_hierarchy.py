@@ -59,10 +59,26 @@ def test_its_arguments_answer_its_questions(
     assert [choice["turns"] for choice in found] == [line["choices"][0]["turns"] for line in lines(Path("plain.jsonl"))]
 
 
+def test_lookahead_rows_are_nodes_beside_the_guesses(asked: list[str], base: Path, tmp_path: Path) -> None:
+    assert inference_hierarchy.main([*asked, "--do_WM", "--window", "3"]) == 0
+    run = json.loads(Path("data/mt_bench/model_answer/tiny_run.json").read_text())["settings"]
+    assert {name: run["lookup"][name] for name in ("window", "lookahead_level")} == {"window": 3, "lookahead_level": 5}
+    assert run["tree"]["total_token"] == 29 + 3 * 4
+    plain = ["--base-model-path", str(base), "--model-id", "tiny", "--device", "cpu", "--max-new-token", "30"]
+    how = ["--question-file", str(tmp_path / "question.jsonl"), "--temperature", "0", "--answer-file", "plain.jsonl"]
+    assert gen_baseline_answer_llama3chat.main([*plain, *how]) == 0
+    texts = [
+        [line["choices"][0]["turns"] for line in lines(file)]
+        for file in (Path("data/mt_bench/model_answer/tiny.jsonl"), Path("plain.jsonl"))
+    ]
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--window", "7"], "--window 7: there are no lookahead rows here"),
+        (["--window", "-1"], "window must be 0 or more"),
+        (["--window", "7", "--do_LM", "--db_file", "any.safetensors"], "lookahead rows (window 7) fill W"),
         (["--level", "1"], "--level must be 2 or more"),
         (["--do_SM"], "the database S is the file model_db"),
         (["--order", "Q", "--do_WM"], "order is made of the letters W, S, L"),

@@ -7,7 +7,7 @@ Sources: prompt lookup (Saxena 2023), the database W alone; Hierarchy Drafting (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,16 @@ from eagle.checks import whole_number
 from eagle.drafters.lookup.corpus import Corpus, open_corpus
 from eagle.drafters.lookup.database import Database, in_order
 from eagle.drafters.lookup.history import History, read_history
+from eagle.drafters.lookup.lookahead import Lookahead
 from eagle.drafters.lookup.ngrams import NGrams
 from eagle.drafters.lookup.prediction import at_temperature, predicted
 from eagle.drafters.lookup.retriever import Retriever, Retrieving
 from eagle.drafters.vocabulary import vocabulary_sha256
 from eagle.errors import InputError
+from eagle.target.target import Scores
 from eagle.target.text import Text
+from eagle.tree.chance import Chance
+from eagle.tree.draft_tree import DraftTree
 from eagle.tree.retrieval import Predict
 from eagle.tree.shape import TreeShape
 
@@ -32,6 +36,8 @@ CONTEXT, MODEL, CORPUS = LETTERS = "WSL"
 # and in 2 million of ShareGPT: behind one token comes what came most often then in 11 % of cases in both, behind two in
 # 15 %, then 24 and 21, 23 and 23, 35 and 25, 37 and 47.
 ESCAPES = {MODEL: (20.0, 10.0, 4.0, 3.5, 1.6, 1.3, 1.0, 0.9), CORPUS: (50.0, 16.0, 6.0, 4.5, 3.0, 2.0, 1.2, 0.7)}
+# What lookahead rows left are guesses.
+AHEAD_ESCAPES = (20.0, 6.0, 3.0, 2.0)
 FILES = {MODEL: "model_db", CORPUS: "corpus_db"}
 # Tokens of earlier texts, from which on a new one begins without them.
 MOST_KEPT = 100_000
@@ -50,6 +56,8 @@ class LookupSettings:
             JSON of n-grams.
         corpus_db: file of any text, of the former kind.
         keep: earlier texts stay in W until ``forget``; a conversation's are in its prompts anyway.
+        window: guesses in a lookahead row, whose n-grams come behind W; 0: there are no such rows.
+        lookahead_level: n of these n-grams, so that there are n - 1 rows.
     """
 
     shortest: int = 1
@@ -58,8 +66,21 @@ class LookupSettings:
     model_db: Path | None = None
     corpus_db: Path | None = None
     keep: bool = False
+    window: int = 0
+    lookahead_level: int = 5
+
+    @property
+    def rows(self) -> int:
+        """Nodes of the lookahead rows."""
+        return self.window * (self.lookahead_level - 1)
 
     def __post_init__(self) -> None:
+        if whole_number("window", self.window) < 0 or whole_number("lookahead_level", self.lookahead_level) < 2:
+            raise InputError(
+                f"window must be 0 or more and lookahead_level 2 or more, not {self.window} and {self.lookahead_level}"
+            )
+        if self.window and CONTEXT not in self.order:
+            raise InputError(f"lookahead rows (window {self.window}) fill W, and the order is {self.order}")
         if not 1 <= whole_number("shortest", self.shortest) <= whole_number("longest", self.longest):
             raise InputError(
                 f"a match has at least 1 token, and no fewer than its shortest: not {self.shortest} to {self.longest}"
@@ -101,7 +122,8 @@ class LookupDrafter(Retriever):
     def settled(self) -> Mapping[str, Any]:
         """See ``Drafter.settled``."""
         files = {name: self._files[letter].sha256 for letter, name in FILES.items() if letter in self._files}
-        settings = {name: getattr(self.settings, name) for name in ("shortest", "longest", "order")}
+        names = ("shortest", "longest", "order", *(("window", "lookahead_level") if self.settings.window else ()))
+        settings = {name: getattr(self.settings, name) for name in names}
         return {**settings, **files}
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> LookupDrafting:
@@ -121,9 +143,12 @@ class LookupDrafter(Retriever):
         """See ``Drafter.forget``."""
         self._kept = None
 
-    def databases(self, context: NGrams) -> list[Database]:
-        """In the order of the settings; W is a text's own."""
-        return [context if letter == CONTEXT else self._files[letter] for letter in self.settings.order]
+    def databases(self, context: NGrams, ahead: History) -> list[Database]:
+        """In the order of the settings; W is a text's own, and so is what lookahead rows left, which come behind it."""
+        found: list[Database] = []
+        for letter in self.settings.order:
+            found += [context, ahead] if letter == CONTEXT else [self._files[letter]]
+        return found
 
 
 def load_lookup(settings: LookupSettings, tokenizer: PreTrainedTokenizerBase) -> LookupDrafter:
@@ -160,7 +185,29 @@ class LookupDrafting(Retrieving):
     def __init__(self, drafter: LookupDrafter, context: NGrams, text: Text, tokens: Sequence[int]) -> None:
         self._temperature = text.warper.temperature
         self._drafter, self._context, self.tokens = drafter, context, tokens
-        self._databases, self._longest = drafter.databases(context), drafter.settings.longest
+        self._settings, self._longest = drafter.settings, drafter.settings.longest
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Begin behind a prompt."""
+        ahead = History({}, AHEAD_ESCAPES, self._longest)
+        self._databases = self._drafter.databases(self._context, ahead)
+        self._lookahead = Lookahead(self._settings.window, self._settings.lookahead_level, ahead)
+        self._lookahead.begin(self.tokens)
+
+    def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
+        """See ``Drafting.draft``; with lookahead rows, if there are some."""
+        if not self._settings.window:
+            return super().draft(shape, room, chance)
+        matched = super().draft(
+            replace(shape, total_token=max(2, shape.total_token - self._settings.rows)), room, chance
+        )
+        return self._lookahead.onto(matched, shape.total_token, room)
+
+    def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
+        """See ``Drafting.learn``."""
+        if self._settings.window:
+            self._lookahead.learn(tree, scores, len(path) - 1)
 
     def predictor(self, shape: TreeShape) -> Predict:
         """See ``Retrieving.predictor``: the longest match first, then the most frequent, then the newest."""
@@ -178,6 +225,7 @@ class LookupDrafting(Retrieving):
         """See ``Drafting.restart``."""
         # Now: soon the text is longer, and not as it was.
         self._context.read(self.tokens)
+        self._look_ahead()
 
     def end(self) -> None:
         """See ``Drafting.end``."""

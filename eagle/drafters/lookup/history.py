@@ -32,9 +32,13 @@ class History(Database):
         self.sha256, self._escapes, self._longest = sha256, escapes, longest
         self._following: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for gram, count in grams.items():
-            for end in range(1, len(gram)):
-                for start in range(max(0, end - longest), end):
-                    self._following[gram[start:end]][gram[end]] += count
+            self.add(gram, count)
+
+    def add(self, gram: tuple[int, ...], count: int = 1) -> None:
+        """An n-gram was seen, so often."""
+        for end in range(1, len(gram)):
+            for start in range(max(0, end - self._longest), end):
+                self._following[gram[start:end]][gram[end]] += count
 
     def matches(self, context: Sequence[int]) -> Iterator[Match]:
         """See ``Database.matches``."""

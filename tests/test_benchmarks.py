@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import acceptance, edits, forms, forward, gpu, launches, peers
+from benchmarks import acceptance, edits, forms, forward, gpu, launches, oracle, peers
 from eagle.data.questions import load_questions
 from eagle.decoding.method import Method
 from eagle.evaluation import equal, speed
@@ -151,3 +151,25 @@ def test_peers_write_what_speed_reads(tmp_path: Path, capsys: pytest.CaptureFixt
     assert speed.main(files) == 0
     assert "overall" in capsys.readouterr().out
     assert all(equal.main([file, files[-1]]) == 0 for file in files[:-1])
+
+
+def test_an_oracle_is_never_worse_than_what_it_chooses_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, head = make_chat_pair(tmp_path)
+    (tmp_path / "question.jsonl").write_text(
+        "".join(
+            f'{{"question_id": {n}, "category": "{c}", "turns": ["A B A B {n}"]}}\n'
+            for n, c in enumerate(("rag", "qa"))
+        )
+    )
+    few = ["--base-model-path", str(base), "--ea-model-path", str(head), "--device", "cpu", "--contexts", "3"]
+    asked = [*few, "--question-file", str(tmp_path / "question.jsonl"), "--nodes", "6", "--dtype", "float64"]
+    assert oracle.main([*asked, "--temperature", "1.0", "--draws", "2"]) == 0
+    rows = [
+        line.split(" | ")
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("| all", "| rag", "| qa"))
+    ]
+    assert [row[0] for row in rows] == ["| all", "| qa", "| rag"] * 2
+    for _, head_alone, looked_up, better, both, ratio in rows:
+        assert float(better) >= max(float(head_alone), float(looked_up))
+        assert float(ratio.split()[0]) == pytest.approx(float(both) / float(better), rel=0.1, abs=0.02)

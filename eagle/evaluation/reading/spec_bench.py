@@ -45,13 +45,16 @@ class Speed:
         return self.tokens_per_second / self.baseline if self.tokens_per_second and self.baseline else None
 
 
+def task_of(category: str | None) -> str | None:
+    """The task that a category belongs to where there are other tasks: MT-Bench's are one."""
+    return ONE_TASK if category in MT_BENCH else category
+
+
 def tasks(sums: Sums) -> Sums:
     """The same with the categories as Spec-Bench groups them: where there are other tasks, MT-Bench's are one."""
     if set(sums.categories) <= {*MT_BENCH, None}:
         return sums
-    return replace(
-        sums, categories=tuple(ONE_TASK if category in MT_BENCH else category for category in sums.categories)
-    )
+    return replace(sums, categories=tuple(map(task_of, sums.categories)))
 
 
 def mean_speed(sums: Sums) -> float | None:

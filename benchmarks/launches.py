@@ -3,7 +3,8 @@
 On a GPU every kernel takes 5 to 20 microseconds to launch from Python, however little it computes, so a round of many
 small ones is bound by that. Counted are the operations that reach the dispatcher and compute something: views, which
 only say how memory is looked at, and memory that is taken without being filled are left out. The numbers are those of
-the code and not of the machine. With ``--compile on`` a compiled region of drafting counts as one.
+the code and not of the machine. With ``--compile on`` a compiled region of drafting counts as one, with
+``--record`` what a GPU would be given as one recording.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from eagle.drafters.drafter import Drafter
 from eagle.drafters.eagle3.compiled import CompiledHead
 from eagle.drafters.eagle3.drafter import HeadDrafter
 from eagle.errors import InputError
+from eagle.launches import Recorded
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import add_pair_arguments, load, pair_of
 from eagle.program import run_program
+from eagle.target.compiled import CompiledLayers, decoder_layers
+from eagle.target.compiling import recorded_forwards
 from eagle.target.text import Text
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
@@ -94,6 +98,23 @@ def counted_drafting(drafter: Drafter) -> Iterator[Launches]:
             drafter.steps = steps
 
 
+@contextmanager
+def recordings_are_one(counted: Launches) -> Iterator[None]:
+    """Within this context a recording counts as one launch."""
+    compute = Recorded.__call__
+
+    def once(recorded: Recorded[Any]) -> Any:
+        counted.count += 1
+        with _disable_current_modes():
+            return compute(recorded)
+
+    Recorded.__call__ = once  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Recorded.__call__ = compute  # type: ignore[method-assign]
+
+
 @torch.inference_mode()
 def of_rounds(
     model: EaModel, prompt: Tensor, method: Method, shape: TreeShape, warper: Warper, rounds: int
@@ -114,7 +135,7 @@ def of_rounds(
     for _ in range(rounds):
         if decoding.finished:
             break
-        with Launches() as target:
+        with Launches() as target, recordings_are_one(target):
             scores = model.target.score(decoding.tree, decoding.cache)
         decoding.cache.keep(())
         with Launches() as verification:
@@ -122,7 +143,7 @@ def of_rounds(
         decoding.step()
         if not decoding.finished:
             # Once more what the step has drafted already.
-            with counted_drafting(model.drafter) as drafting:
+            with counted_drafting(model.drafter) as drafting, recordings_are_one(drafting):
                 decoding.drafting.draft(decoding.shape, shape.depth + 1, decoding.chance)
             counts["drafting"].append(drafting.count)
         counts["target"].append(target.count)
@@ -131,10 +152,20 @@ def of_rounds(
     return {stage: statistics.median(values) if values else 0.0 for stage, values in counts.items()}
 
 
+def record(model: EaModel) -> None:
+    """Let a model decode as on a GPU, whatever the device: what is recorded is computed each time, uncompiled."""
+    target, drafter = model.target, model.drafter
+    target.compiled = CompiledLayers(decoder_layers(target.model, len(target.windows)), by=lambda forward: forward)
+    target.recorded = recorded_forwards(target)
+    if isinstance(drafter, HeadDrafter):
+        drafter.recorded = drafter.recorded_drafts()
+
+
 def benchmark(argv: Sequence[str] | None) -> None:
     """The whole benchmark."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pair_arguments(parse)
+    parse.add_argument("--record", action="store_true", help="count what is recorded on a GPU as one")
     parse.add_argument("--nodes", type=int, nargs="+", default=[8, 16, 32, 60], help="of a tree, its root included")
     parse.add_argument("--depth", type=int, default=5)
     parse.add_argument("--top-k", type=int, default=10)
@@ -146,6 +177,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
     model = load(pair_of(args))
     # What is counted cannot be compiled; of the target all is counted.
     model.target.compiled = None
+    if args.record:
+        record(model)
     prompt = prompts(model, 1, None)[0]
     print(f"{model.target.dtype}, {model.device}, depth {args.depth}, top {args.top_k}, T={args.temperature}")
     print(f"{'':<10}{'nodes':>6}{'target':>9}{'drafting':>10}{'verification':>14}{'besides the target':>20}")

@@ -16,7 +16,7 @@ from eagle.model.loading import ModelChoice, load
 from eagle.target.int8 import ENGINE
 from eagle.tree.shape import HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
-from tests.tiny import compiles, make_chat_pair
+from tests.tiny import compiles, load_pair, make_chat_pair
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -44,6 +44,18 @@ def test_a_compiled_region_counts_as_one_launch(llama_pair: tuple[Path, Path]) -
         model.drafter.compile()
     # Three regions, and between them what chooses the tree.
     assert 3 < counts[1] < counts[0] / 2
+
+
+def test_what_is_recorded_is_one_launch(llama_pair: tuple[Path, Path]) -> None:
+    model = load_pair(*llama_pair)
+    shape, found = TreeShape(12, 2, 3), []
+    for _ in range(2):
+        found.append(launches.of_rounds(model, PROMPT, Method.named(hsd=False), shape, Warper(1.0), rounds=3))
+        launches.record(model)
+    eager, recorded = found
+    assert recorded["target"] < 10 < eager["target"]
+    assert recorded["drafting"] < 15 < eager["drafting"]
+    assert recorded["verification"] == eager["verification"]
 
 
 def test_hsd_launches_more_than_eagle3_beside_the_same_target(llama: EaModel) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.launches import record
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.speculation import Speculation
 from eagle.model.ea_model import EaModel
-from eagle.target.compiled import CompiledLayers, decoder_layers
-from eagle.target.compiling import recorded_forwards
 from eagle.target.text import Text
 from eagle.tree.draft_tree import DraftTree
 from eagle.tree.shape import Sampling, TreeShape
@@ -26,10 +25,7 @@ SHAPES = (TreeShape(12, 2, 3), TreeShape(7, 1, 4, least=0.01), TreeShape.chain(4
 def as_on_a_gpu(pair: tuple[Path, Path]) -> EaModel:
     """But that layers are not compiled, and what is recorded is computed each time."""
     model = load_pair(*pair, dtype=torch.float32, compile="off")
-    layers = decoder_layers(model.target.model, len(model.target.windows))
-    model.target.compiled = CompiledLayers(layers, by=lambda forward: forward)
-    model.target.recorded = recorded_forwards(model.target)
-    model.drafter.recorded = model.drafter.recorded_drafts()
+    record(model)
     return model
 
 

@@ -85,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
         help="in Spec-Bench's arithmetic the baseline's tokens are counted anew with this model's tokenizer; without "
         "it they are taken as recorded",
     )
+    parse.add_argument(
+        "--writing",
+        action="store_true",
+        help="leave out the seconds in which prompts were read, which no draft shortens",
+    )
     parse.add_argument("--question-file", type=Path, help="questions whose categories the runs do not tell")
     parse.add_argument("--html", type=Path, metavar="FILE", help="write a page with a bar for each run and task")
     return parse
@@ -125,6 +130,8 @@ def speed(argv: Sequence[str] | None) -> None:
     shown: dict[str, list[Speed]] = {}
     for file, run, name in zip(files, runs, names, strict=True):
         mine, theirs = _both(run, baseline, file, base_file)
+        if args.writing:
+            mine, theirs = _while_writing(mine, file), _while_writing(theirs, base_file)
         recount = None if args.tokenizer_path is None else _recounted(theirs, base_file, args.tokenizer_path)
         print(f"{name} over {of_baseline}, {len(mine.questions)} questions of both\n")
         shown[name] = speeds(mine, recount or theirs)
@@ -155,6 +162,13 @@ def _both(run: TimedRun, baseline: TimedRun, file: Path, base_file: Path) -> tup
     if not mine.questions:
         raise InputError(f"{file} and {base_file}: no question is in both, nothing to compare")
     return mine, theirs
+
+
+def _while_writing(sums: Sums, file: Path) -> Sums:
+    writing = sums.while_writing()
+    if writing is None:
+        raise InputError(f"{file} does not tell how long prompts took to read, so --writing has nothing to leave out")
+    return writing
 
 
 def _recounted(baseline: Sums, file: Path, tokenizer_path: str) -> Sums:

@@ -44,6 +44,18 @@ def test_speed_by_category_and_overall(tmp_path: Path, capsys: pytest.CaptureFix
     assert said.err == ""
 
 
+def test_seconds_of_reading_prompts_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "m-temperature-1.0_ea.jsonl", {1: [Turn([(2, 3)], 3.0, prefill_seconds=2.0)]}, {1: "qa"})
+    plain = {1: [Turn([(0, 1)] * 3, 9.0, prefill_seconds=1.0)]}
+    baseline = write_run(tmp_path / "m-temperature-1.0_baseline.jsonl", plain)
+    assert speed.main([str(run), str(baseline), "--writing"]) == 0
+    # 4 tokens in 3 s, of which 2 were for the prompt and, 0.2 of them, the first draft; over 4 in 9 s, where it was 1.
+    assert rows(capsys.readouterr().out)["qa"][:4] == ["1", f"{4 / 1.2:.2f}", f"{4 / 8.2:.2f}", f"{8.2 / 1.2:.2f}x"]
+    run.with_name(run.stem + "_info.jsonl").unlink()
+    assert speed.main([str(run), str(baseline), "--writing"]) == 2
+    assert "does not tell how long prompts took to read" in capsys.readouterr().err
+
+
 def test_beside_other_tasks_mt_bench_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     categories = {1: "writing", 2: "translation", 3: "math"}
     run = write_run(tmp_path / "a.jsonl", DRAFTED, categories)

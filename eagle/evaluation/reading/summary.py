@@ -103,6 +103,13 @@ class Sums:
             phases={name: column[at] for name, column in self.phases.items()},
         )
 
+    def while_writing(self) -> Sums | None:
+        """The same, with the seconds in which prompts were read left out; None where those are not known."""
+        reading = next((seconds for name, seconds in self.phases.items() if name.startswith("prefill")), None)
+        if reading is None:
+            return None
+        return replace(self, columns={**self.columns, "seconds": self.columns["seconds"] - reading})
+
     def by_category(self) -> dict[str, Sums]:
         """The questions of each category, in the order in which categories occur; those without one are left out."""
         rows: dict[str, list[int]] = {}

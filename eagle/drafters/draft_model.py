@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eagle import assets
 from eagle.drafters.drafter import Drafter, Drafting, Reads
+from eagle.drafters.levels import Levels
 from eagle.drafters.vocabulary import SharedVocabulary, shared_vocabulary
 from eagle.target.base import load_tokenizer
 from eagle.target.compiling import compile_target
@@ -67,7 +68,7 @@ class DraftModelDrafting(Drafting):
         self.model, self.vocabulary, self.cache = drafter.model, drafter.vocabulary, cache
         self.tokens, self.written = tokens, text.written(tokens)
         self.prompt_length = text.prompt.shape[1]
-        self._levels: list[tuple[Tensor, Tensor]] = []
+        self._levels = Levels()
 
     def read(self, prompt: Scores) -> None:
         """See ``Drafting.read``."""
@@ -89,13 +90,13 @@ class DraftModelDrafting(Drafting):
     def learn(self, tree: DraftTree, scores: Scores, path: Sequence[int]) -> None:
         """See ``Drafting.learn``."""
         if self._levels:
-            self.cache.keep(self._slots(tree.tokens[list(path[1:])].tolist()))
-            self._levels = []
+            self.cache.keep(self._levels.places(tree.tokens[list(path[1:])].tolist()))
+            self._levels = Levels()
 
     def restart(self) -> None:
         """See ``Drafting.restart``."""
         self.cache.commit_prompt(self.prompt_length)
-        self._levels = []
+        self._levels = Levels()
 
     def end(self) -> None:
         """See ``Drafting.end``."""
@@ -115,7 +116,7 @@ class DraftModelDrafting(Drafting):
         """Commit what is not in the cache yet; (D,) logits of what follows the text, and what processes the next."""
         # Forgets a tree that nobody learned from.
         self.cache.keep(())
-        self._levels = []
+        self._levels = Levels()
         # The last token is read again where all are known: it is its logits that are asked for.
         known = min(self.cache.committed, len(self.tokens) - 1)
         self.cache.commit_prompt(known)
@@ -140,27 +141,11 @@ class DraftModelDrafting(Drafting):
             ancestors = seen[parents]
             seen = torch.cat([ancestors, itself], dim=1)
             depths.extend([above] * count)
-            self._levels.append((tokens, parents))
+            self._levels.add(tokens, parents)
             logits = self.model.extend(tokens, torch.tensor(depths), seen, self.cache).logits
             return texts(self.vocabulary.columns(logits))
 
         return expand
-
-    def _slots(self, accepted: Sequence[int]) -> list[int]:
-        """Of the nodes that the model ran on, in the order in which it did, those that these tokens are on."""
-        table = torch.cat([torch.stack(level) for level in self._levels], dim=1).tolist()
-        found: list[int] = []
-        start, above = 0, 0
-        # The last accepted node may be a leaf that was not run on, and the tree may be deeper than what was accepted.
-        depth = min(len(accepted), len(self._levels))
-        for token, (level, _) in zip(accepted[:depth], self._levels[:depth], strict=True):
-            places = range(start, start + len(level))
-            node = next((i for i in places if table[0][i] == token and table[1][i] == above), None)
-            if node is None:
-                break
-            found.append(node)
-            above, start = node - start, start + len(level)
-        return found
 
 
 def load_draft_model(

@@ -29,13 +29,30 @@ def tree_masks(
     places = torch.arange(width, device=seen.device)
     slots = torch.arange(nodes, device=seen.device) + committed
     all_seen = (places < committed).repeat(count, 1).index_copy_(1, slots, seen)
+    positions = depths + committed
+    return additive_masks(all_seen, positions[nodes - count :], places.index_copy(0, slots, positions), windows, dtype)
+
+
+def additive_masks(
+    seen: Tensor, positions: Tensor, key_positions: Tensor, windows: Sequence[int | None], dtype: torch.dtype
+) -> Tensor | dict[str, Tensor]:
+    """The masks of rows that see some places of a cache.
+
+    Args:
+        seen: (n, width) bool.
+        positions: (n,) int64 of the rows.
+        key_positions: (width,) int64 of the places.
+        windows: see ``tree_masks``, and so the last.
+        dtype: see there.
+
+    Returns:
+        See there.
+    """
     masks: dict[int | None, Tensor] = {}
     for window in set(windows):
-        within = all_seen
+        within = seen
         if window is not None:
-            positions = depths + committed
-            key_positions = places.index_copy(0, slots, positions)
-            within = all_seen & (positions[nodes - count :, None] - key_positions[None] < window)
+            within = seen & (positions[:, None] - key_positions[None] < window)
         mask = torch.zeros(within.shape, dtype=dtype, device=seen.device)
         masks[window] = mask.masked_fill_(~within, torch.finfo(dtype).min)[None, None]
     if len(masks) == 1:

@@ -1,0 +1,73 @@
+"""Which exit a node of a tree leaves at.
+
+With sampled children what a node's law is may depend on nothing that was drawn after it, nor on what was drawn below a
+younger sibling: so a node leaves by what it says itself at the exits before, which its own path decides
+(docs/hsd.md).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eagle.errors import InputError
+
+
+class Exits(ABC):
+    """Decides, node by node, whether to go on behind an exit."""
+
+    @abstractmethod
+    def deeper(self, exit_number: int, logits: Tensor) -> Tensor:
+        """Of nodes at an exit that is not the last: (n, D) logits there -> (n,) bool on the host, who goes on."""
+
+    @property
+    @abstractmethod
+    def settled(self) -> Mapping[str, Any]:
+        """What it is, as a run's record has it."""
+
+
+class LastExit(Exits):
+    """All go to the last one."""
+
+    def deeper(self, exit_number: int, logits: Tensor) -> Tensor:
+        """See ``Exits.deeper``."""
+        return torch.ones(len(logits), dtype=torch.bool)
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """See ``Exits.settled``."""
+        return {}
+
+
+class Thresholds(Exits):
+    """A node leaves where its largest probability is above a threshold (S2D's adaptive selection).
+
+    Args:
+        thresholds: of the exits in order; that of the last one is not asked for, and may be left out.
+        exits: how many there are.
+
+    Raises:
+        InputError: another number of them, or one outside [0, 1].
+    """
+
+    def __init__(self, thresholds: Sequence[float], exits: int) -> None:
+        if len(thresholds) not in (exits - 1, exits) or not all(0.0 <= value <= 1.0 for value in thresholds):
+            raise InputError(
+                f"there are {exits} exits: give {exits - 1} thresholds from 0 to 1, and one more for the last if you "
+                f"like, not {' '.join(map(str, thresholds)) or 'none'}"
+            )
+        self._thresholds = tuple(thresholds[: exits - 1])
+
+    def deeper(self, exit_number: int, logits: Tensor) -> Tensor:
+        """See ``Exits.deeper``."""
+        largest = (logits.amax(-1) - logits.float().logsumexp(-1)).exp()
+        return (largest <= self._thresholds[exit_number]).cpu()
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """See ``Exits.settled``."""
+        return {"thresholds": list(self._thresholds)}

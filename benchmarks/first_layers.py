@@ -18,32 +18,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from eagle import assets
 from eagle.chat_template import chat_ids
 from eagle.data.conversations import read_conversations
-from eagle.errors import InputError
+from eagle.drafters.sorted.checkpoint import first_layers
 from eagle.program import run_program
 from eagle.target.base import load_base, load_tokenizer
 
 LONGEST, ANSWER = 160, 96
 BATCH = 8
 CLIP = 1.0
-
-
-def first_layers(target: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """A model of the target's first layers, with copies of its tensors."""
-    if not 0 < layers < target.config.num_hidden_layers:
-        raise InputError(f"--layers must be 1 to {target.config.num_hidden_layers - 1}, not {layers}")
-    config = type(target.config).from_dict(target.config.to_dict() | {"num_hidden_layers": layers})
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    model = AutoModelForCausalLM.from_config(config, dtype=target.dtype)
-    wanted = model.state_dict().keys()
-    model.load_state_dict({name: tensor for name, tensor in target.state_dict().items() if name in wanted})
-    model.generation_config = target.generation_config
-    return model
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
-"""Training an EAGLE-3 head: ``python -m eagle.train {generate,vocab,fit,export,run}``.
+"""Training an EAGLE-3 head: ``python -m eagle.train {generate,vocab,fit,export,run}``; or a sorted draft: ``sorted``.
 
   generate  answers by the target itself
   vocab     the draft vocabulary, from the answers
   fit       the training
   export    the head, in the official and the speculators layout, with a model card
   run       all four, one after the other
+  sorted    the target's first layers, with exits, on the same answers and vocabulary
 
 Every stage goes on where it was interrupted. They share a folder (--out); the merged settings are in its config.yaml.
 """
@@ -37,6 +38,8 @@ from eagle.train.fit_settings import FitSettings
 from eagle.train.generate import GenerateSettings, generate
 from eagle.train.initial import INITIALS, new_head
 from eagle.train.settings import CONFIG
+from eagle.train.sorted_fit import SORTED, fit_sorted
+from eagle.train.sorted_settings import SortedSettings
 from eagle.train.vocab import VOCABULARY, DraftVocabulary, VocabSettings, build_vocabulary
 
 RUN = "run"
@@ -63,11 +66,13 @@ class Stage:
     summary: str
 
 
+RUNS = ("generate", "vocab", "fit", "export")
 STAGES = {
     "generate": Stage(GenerateSettings, generate, "answers by the target itself"),
     "vocab": Stage(VocabSettings, build_vocabulary, "the draft vocabulary"),
     "fit": Stage(FitSettings, fit, "train the head"),
     "export": Stage(ExportSettings, export, "write the trained head"),
+    SORTED: Stage(SortedSettings, fit_sorted, "train a sorted draft, the target's first layers with exits"),
 }
 
 
@@ -94,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_options(
         every, GenerateSettings, skip=tuple(name for name in options.names(GenerateSettings) if name not in SHARED)
     )
-    for name, stage in STAGES.items():
+    for name in RUNS:
+        stage = STAGES[name]
         options.add_options(every.add_argument_group(name), stage.settings, prefix=f"{name}.", skip=SHARED)
     return parse
 
@@ -106,7 +112,7 @@ def train(argv: Sequence[str] | None) -> None:
         InputError: anything the user can put right.
     """
     args = parser().parse_args(argv)
-    names = list(STAGES) if args.stage == RUN else [args.stage]
+    names = list(RUNS) if args.stage == RUN else [args.stage]
     kinds = {name: stage.settings for name, stage in STAGES.items()}
     read = options.read_config(args.config, kinds) if args.config else {}
     smoke = SMOKE if args.stage == RUN and args.smoke else {}

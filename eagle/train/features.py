@@ -6,7 +6,7 @@ documents of a batch do not see each other, nothing is padded, and no mask over 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,11 +105,25 @@ def packed_attention(
 AttentionInterface.register(PACKED, packed_attention)
 
 
+def packed_masks(windows: Collection[int | None], lengths: Sequence[int]) -> Tensor | dict[str, Tensor]:
+    """What ``packed_attention`` is told: see there; one for each kind of attention layer where there are several.
+
+    Args:
+        windows: of the layers, None for full attention.
+        lengths: of the documents.
+    """
+    # Host integers, so that no layer waits for a device.
+    masks = {window: torch.tensor([window or 0, *lengths])[None, None, None] for window in windows}
+    if len(masks) == 1:
+        return next(iter(masks.values()))
+    return {"full_attention" if window is None else "sliding_attention": mask for window, mask in masks.items()}
+
+
 class Reader:
     """Reads batches with a frozen target. From now on its model takes packed batches only.
 
     Args:
-        target: the model, its ``feature_layers`` set.
+        target: the model, its ``feature_layers`` set; with none of them nothing but laws is read.
         vocabulary: (D,) int64, the target ids of the draft vocabulary.
 
     Attributes:
@@ -197,13 +211,7 @@ class Reader:
         """(n, k * H) features, and (len(rows), V) logits of the tokens after ``rows``; no lengths: one document."""
         inputs: dict[str, Any] = {}
         if lengths is not None:
-            # Host integers, so that no layer waits for a device.
-            masks = {window: torch.tensor([window or 0, *lengths])[None, None, None] for window in self._windows}
-            inputs["attention_mask"] = (
-                next(iter(masks.values()))
-                if len(masks) == 1
-                else {"full_attention" if window is None else "sliding_attention": masks[window] for window in masks}
-            )
+            inputs["attention_mask"] = packed_masks(self._windows, lengths)
         layers = list(self.target.feature_layers)
         keep = self.target.accepts_logits_to_keep
         if keep:
@@ -212,10 +220,12 @@ class Reader:
             input_ids=tokens[None],
             position_ids=positions[None],
             use_cache=False,
-            output_hidden_states=layers,
+            output_hidden_states=layers or None,
             **inputs,
         )
         logits = output.logits[0] if keep else output.logits[0, rows]
+        if not layers:
+            return logits.new_empty(len(tokens), 0), logits
         return torch.cat([output.hidden_states[entry][0] for entry in layers], dim=-1), logits
 
     def _law(self, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,57 +1,31 @@
-"""Training a head on answers of its target: Hugging Face Accelerate, one command for a CPU, a GPU or many.
-
-A step takes packed batches, lets the frozen target read them, unrolls the head and follows the gradient. Everything is
-decided by the settings, the answers and the number of processes: a run that was interrupted goes on from its last
-checkpoint as if nothing had happened.
-"""
+"""Training a head on answers of its target."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from eagle import assets
-from eagle.devices import wide_dtype
 from eagle.drafters.eagle3.config import FLAGS
-from eagle.drafters.eagle3.head import Eagle3Head
-from eagle.drafters.eagle3.writing import OFFICIAL, write_head
 from eagle.errors import InputError
-from eagle.folders import WEIGHT_NAMES
-from eagle.identity import BASE, INITIAL, Identity, base_identity, head_identity, unchanged
-from eagle.model.loading import existing_device
+from eagle.identity import BASE, INITIAL, base_identity, head_identity, unchanged
 from eagle.target.base import load_base
 from eagle.target.target import Target
 from eagle.train.answers import ANSWERS, read_answers
-from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
-from eagle.train.curves import draw_curves
-from eagle.train.features import Reader, Reading
+from eagle.train.batches import batch_of, split
 from eagle.train.fit_settings import FitSettings
 from eagle.train.initial import INITIALS, new_head, shape_for
-from eagle.train.optimizer import Optimizer
-from eagle.train.progress import OPTIMIZER, Progress, RunFolder, explained, read_metrics
-from eagle.train.readings import KeptReadings
-from eagle.train.trainee import Tally, Trainee
+from eagle.train.progress import RunFolder, explained
+from eagle.train.trainee import Trainee
+from eagle.train.training import Run, accelerator_of
 from eagle.train.vocab import VOCABULARY, DraftVocabulary
 
 FIT = "fit"
-TENSORBOARD = "tensorboard"
-CURVES = "curves.png"
 UNITS, UNITS_KEY = "units.safetensors", "units"
-READINGS = "readings-{}.bin"
 
 
 def fit(settings: FitSettings) -> None:
@@ -61,7 +35,7 @@ def fit(settings: FitSettings) -> None:
         InputError: anything about the settings, the files or the model that does not fit.
     """
     folder = settings.folder
-    accelerator = _accelerator(settings)
+    accelerator = accelerator_of(settings)
     answers = read_answers(folder / ANSWERS, bar=accelerator.is_main_process)
     training, held_out = split(answers, settings.max_length, settings.held_out)
     vocabulary = DraftVocabulary.load(folder / VOCABULARY)
@@ -77,279 +51,37 @@ def fit(settings: FitSettings) -> None:
         identities = {BASE: base_identity(path)} | {name: head_identity(other) for name, other in started_from.items()}
     run_folder = RunFolder(folder / FIT)
     with run_folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
-        run = Run(settings, run_folder, accelerator, target, head, identities, training, held_out, vocabulary)
+        run = Run(
+            *(settings, run_folder, accelerator, target, identities, training, held_out, vocabulary),
+            lambda run: Trainee(head, settings, _units(run), target),
+        )
         if accelerator.is_main_process:
             run.describe(left_random)
         run.train()
 
 
-def _accelerator(settings: FitSettings) -> Accelerator:
-    device = existing_device(settings.device)
-    if ":" in device:
-        raise InputError(f"--device {device}: name a kind of device, and choose among GPUs with CUDA_VISIBLE_DEVICES")
-    # Precision and accumulation are the settings' business, whatever a configuration of Accelerate's launcher says; of
-    # the latter only a plugin comes before the launcher's environment.
-    accumulation = GradientAccumulationPlugin(num_steps=1)
-    return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_plugin=accumulation)
-
-
-class Run:
-    """A training run in progress.
-
-    Args:
-        settings: of the run.
-        folder: where it writes.
-        accelerator: of this process.
-        target: the frozen target.
-        head: to be trained.
-        identities: of the models that were loaded, by setting.
-        training: documents to train on.
-        held_out: documents to evaluate on.
-        vocabulary: of the head.
-
-    Raises:
-        InputError: the folder holds a run of other settings.
-    """
-
-    def __init__(
-        self,
-        settings: FitSettings,
-        folder: RunFolder,
-        accelerator: Accelerator,
-        target: Target,
-        head: Eagle3Head,
-        identities: Mapping[str, Identity],
-        training: list[Document],
-        held_out: list[Document],
-        vocabulary: DraftVocabulary,
-    ) -> None:
-        self.settings, self.folder, self.accelerator = settings, folder, accelerator
-        self.target, self.head, self.training = target, head, training
-        self.held_out = held_out[: settings.held_out_most]
-        self.reader = Reader(target, vocabulary.target_ids)
-        self.group = settings.accumulation * accelerator.num_processes
-        self.steps = self._budgeted(plan(training, settings.batch_tokens, self.group, settings.epochs, settings.seed))
-        # Every process looks before the main one writes.
-        found = folder.progress()
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            folder.begin(settings.shaping(identities, training + held_out, vocabulary, accelerator.num_processes))
-        accelerator.wait_for_everyone()
-        self.resumed, self.progress = found is not None, found or Progress()
-        self.kept = None
-        if settings.keep_readings:
-            file = folder.path / READINGS.format(accelerator.process_index)
-            if not self.resumed:
-                file.unlink(missing_ok=True)
-            self.kept = KeptReadings(self.reader, self.training + self.held_out, file)
-        self.trainee = Trainee(head, settings, self._units())
-        self.optimizer = Optimizer(
-            head, settings.optimizer, settings.learning_rate, settings.matrix_learning_rate, settings.weight_decay
-        )
-        if self.resumed:
-            self._load(folder.checkpoint(self.progress.step))
-        self.wrapped = accelerator.prepare(self.trainee)
-
-    def describe(self, left_random: Sequence[str]) -> None:
-        """Say on standard error what is about to happen."""
-        if left_random:
-            assets.say(f"the target has nothing to start these from, so they are random: {', '.join(left_random)}")
-        if self.reader.obstacle is not None:
-            assets.say(f"the target reads documents one at a time: {self.reader.obstacle}")
-        if self.resumed:
-            assets.say(f"{self.folder.path}: going on after step {self.progress.step}")
-        tokens = sum(self._counts(step)[0] for step in self.steps)
-        parameters = sum(parameter.numel() for parameter in self.head.parameters())
-        assets.say(
-            f"{parameters / 1e6:.1f} M parameters; {len(self.training):,} answers, {len(self.held_out)} held out; "
-            f"{len(self.steps):,} steps, {tokens:,} answer tokens"
-        )
-
-    def train(self) -> None:
-        """Take the steps that are left."""
-        total, progress = len(self.steps), self.progress
-        with self._board() as board, self._bar(progress.step, total) as bar:
-            if not self.resumed:
-                progress = self._checkpoint(progress, board)
-            for step in range(progress.step, total):
-                began = time.perf_counter()
-                line = self._step(step, total)
-                seconds = progress.seconds + time.perf_counter() - began
-                counts = self._counts(self.steps[step])
-                progress = replace(progress, step=step + 1, tokens=progress.tokens + counts[0], seconds=seconds)
-                speed = counts[0] / (time.perf_counter() - began)
-                self._log("train", progress, line | {"tokens_per_second": round(speed, 1)}, board)
-                bar.set_postfix({"tok/s": f"{speed:.0f}", "accepted": f"{line['accepted']:.2f}"})
-                bar.update()
-                if progress.step % self.settings.every == 0 or progress.step == total:
-                    progress = self._checkpoint(progress, board)
-        self.progress = progress
-        if self.accelerator.is_main_process:
-            assets.say(
-                f"{self.folder.path}: best on held-out answers after step {progress.best_step}, "
-                f"{progress.best_accepted:.3f} accepted along a chain of {self.settings.drafting_steps}"
-            )
-
-    def _units(self) -> Tensor:
-        """Typical sizes of the entries of a feature, (k * H,): powers of two; 1 where the head itself norms them."""
-        file = self.folder.path / UNITS
-        if self.resumed:
-            try:
-                return load_file(file)[UNITS_KEY]
-            except (OSError, KeyError, SafetensorError) as error:
-                raise InputError(f"cannot read {file}: {error}; remove {self.folder.path}, to start anew") from error
-        indices = self.steps[0][0]
-        batch = batch_of([self.training[index] for index in indices]).to(self.accelerator.device)
-        features = self._read(batch, indices).features.float()
-        if self.settings.norm_before_fc or self.settings.fc_norm:
-            units = features.new_ones(features.shape[1])
-        else:
-            # The first token of a document often has entries thousands of times as large as any other.
-            units = features.abs().median(0).values.clamp(min=torch.finfo(torch.float32).tiny).log2().round().exp2()
-        if not bool(units.isfinite().all()):
-            raise InputError(
-                "the target's hidden states are not numbers already in the first batch of answers: it may overflow in "
-                "--dtype " + str(self.target.dtype).removeprefix("torch.")
-            )
-        if self.accelerator.is_main_process:
-            with explained(f"cannot write {file}"):
-                save_file({UNITS_KEY: units.cpu()}, file)
-        return units
-
-    def _budgeted(self, steps: list[list[list[int]]]) -> list[list[list[int]]]:
-        steps = steps[: self.settings.steps]
-        if self.settings.tokens is None:
-            return steps
-        kept, tokens = 0, 0
-        while kept < len(steps) and tokens < self.settings.tokens:
-            tokens += self._counts(steps[kept])[0]
-            kept += 1
-        return steps[:kept]
-
-    def _counts(self, step: list[list[int]]) -> list[int]:
-        """Rows of an optimizer step that reach each drafting step."""
-        documents = [self.training[index] for batch in step for index in batch]
-        return [sum(document.rows_at(k) for document in documents) for k in range(self.settings.drafting_steps)]
-
-    def _step(self, step: int, total: int) -> dict[str, Any]:
-        """One optimizer step; what to log of it."""
-        share = self.settings.rate(step, total)
-        counts = self._counts(self.steps[step])
-        processes, process = self.accelerator.num_processes, self.accelerator.process_index
-        mine = self.steps[step][process::processes]
-        sums = torch.zeros(())
-        for number, indices in enumerate(mine, start=1):
-            batch = batch_of([self.training[index] for index in indices]).to(self.accelerator.device)
-            reading = self._read(batch, indices)
-            last = number == len(mine)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss, of_batch = self.wrapped(batch, reading, counts)
-                # Processes average their gradients; the losses are shares of one mean over all of them.
-                self.accelerator.backward(loss * processes)
-            sums = of_batch if number == 1 else sums + of_batch
-        norm = float(self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clipping))
-        # Both are sums over all processes, so that all of them stop where one has met something that is no number.
-        tally = Tally.of(self.accelerator.reduce(sums).cpu())
-        if not (tally.finite and math.isfinite(norm)):
-            raise self._derailed(
-                f"step {step + 1} of {total} has a loss of {fmean(tally.loss):g} and a gradient of norm {norm:g}"
-            )
-        self.optimizer.step(share)
-        return {"learning_rate": share * self.settings.learning_rate, "gradient_norm": norm, **asdict(tally)}
-
-    def _derailed(self, what: str) -> InputError:
-        """What to say when a loss, a gradient or a weight is not a number any more: nothing good comes after that."""
-        where, found = self.folder.path, self.folder.checkpoints()
-        if self.progress.step == 0 and not found:
-            return InputError(
-                f"{where}: {what} already: the target overflows in this --dtype, or --initial is no sound head"
-            )
-        return InputError(
-            f"{where}: {what}; {found[-1].name} is the last good checkpoint. Begin anew in another --out with lower "
-            f"learning rates, also from there (--initial {found[-1]}), or with --dtype float32 if the target overflows"
-        )
-
-    def _read(self, batch: Batch, indices: Sequence[int]) -> Reading:
-        """What the target says of a batch; indices: of its documents among those trained on, then those held out."""
-        return self.reader.read(batch) if self.kept is None else self.kept.read(batch, indices)
-
-    @torch.no_grad()
-    def _evaluate(self) -> Tally:
-        """The head on the held-out answers."""
-        device, processes = self.accelerator.device, self.accelerator.num_processes
-        batches = pack(self.held_out, self.settings.batch_tokens, None)
-        sums = torch.zeros(5, self.settings.drafting_steps, dtype=wide_dtype(device), device=device)
-        for indices in batches[self.accelerator.process_index :: processes]:
-            batch = batch_of([self.held_out[index] for index in indices]).to(device)
-            reading = self._read(batch, [len(self.training) + index for index in indices])
-            sums += self.trainee(batch, reading, [1] * self.settings.drafting_steps)[1]
-        return Tally.of(self.accelerator.reduce(sums).cpu())
-
-    def _checkpoint(self, progress: Progress, board: Any) -> Progress:
-        """Evaluate, log, save."""
-        tally = self._evaluate()
-        sound = all(bool(parameter.isfinite().all()) for parameter in self.trainee.parameters())
-        if not (tally.finite and sound):
-            raise self._derailed(f"after step {progress.step} the loss on held-out answers is {fmean(tally.loss):g}")
-        if tally.accepted > progress.best_accepted:
-            progress = replace(progress, best_step=progress.step, best_accepted=tally.accepted)
-        self._log("held_out", progress, asdict(tally), board)
-        if self.accelerator.is_main_process:
-            self.folder.save(
-                progress,
-                self.optimizer.state(),
-                self._write,
-            )
-            picture = self.folder.path / CURVES
-            with explained(f"cannot write {picture}"):
-                draw_curves(read_metrics(self.folder.path), picture)
-        self.accelerator.wait_for_everyone()
-        return progress
-
-    def _write(self, folder: Path) -> None:
-        with self.trainee.in_units_of_the_target() as head:
-            write_head(head, self.target, folder, OFFICIAL, head.fc.weight.dtype)
-
-    def _load(self, checkpoint: Path) -> None:
+def _units(run: Run) -> Tensor:
+    """Typical sizes of the entries of a feature, (k * H,): powers of two; 1 where the head itself norms them."""
+    file = run.folder.path / UNITS
+    if run.resumed:
         try:
-            state = load_file(checkpoint / WEIGHT_NAMES[0])
-            with self.trainee.in_units_of_the_target() as head:
-                head.load_state_dict({key: state[key] for key in head.state_dict()})
-            self.optimizer.load(
-                torch.load(checkpoint / OPTIMIZER, map_location=self.accelerator.device, weights_only=True)
-            )
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"cannot go on from {checkpoint}: {reason}; remove it, to use an older one") from error
-
-    def _log(self, kind: str, progress: Progress, values: dict[str, Any], board: Any) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        place = {"kind": kind, "step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 2)}
-        self.folder.log(place | values)
-        if board is None:
-            return
-        for name, value in values.items():
-            numbered = value if isinstance(value, list) else [value]
-            for number, each in enumerate(numbered, start=1):
-                tag = f"{kind}/{name}/{number}" if isinstance(value, list) else f"{kind}/{name}"
-                board.add_scalar(tag, each, progress.step)
-
-    @contextlib.contextmanager
-    def _board(self) -> Iterator[Any]:
-        """TensorBoard's writer; None where it is not installed, or on other processes than the main one."""
-        if not self.accelerator.is_main_process:
-            yield None
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            assets.say("without TensorBoard curves: pip install tensorboard")
-            yield None
-            return
-        with SummaryWriter(str(self.folder.path / TENSORBOARD), purge_step=self.progress.step + 1) as writer:
-            yield writer
-
-    def _bar(self, done: int, total: int) -> tqdm[Any]:
-        quiet = not self.accelerator.is_main_process
-        return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1, disable=quiet)
+            return load_file(file)[UNITS_KEY]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise InputError(f"cannot read {file}: {error}; remove {run.folder.path}, to start anew") from error
+    indices = run.planned[0][0]
+    batch = batch_of([run.training[index] for index in indices]).to(run.accelerator.device)
+    features = run.read(batch, indices).features.float()
+    if run.settings.norm_before_fc or run.settings.fc_norm:
+        units = features.new_ones(features.shape[1])
+    else:
+        # The first token of a document often has entries thousands of times as large as any other.
+        units = features.abs().median(0).values.clamp(min=torch.finfo(torch.float32).tiny).log2().round().exp2()
+    if not bool(units.isfinite().all()):
+        raise InputError(
+            "the target's hidden states are not numbers already in the first batch of answers: it may overflow in "
+            "--dtype " + str(run.target.dtype).removeprefix("torch.")
+        )
+    if run.accelerator.is_main_process:
+        with explained(f"cannot write {file}"):
+            save_file({UNITS_KEY: units.cpu()}, file)
+    return units

@@ -1,4 +1,4 @@
-"""What ``fit`` is told to do, checked."""
+"""What a training is told to do, checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eagle.errors import InputError
 from eagle.identity import INITIAL, Identity
 from eagle.train.batches import Document
 from eagle.train.initial import TARGET
-from eagle.train.losses import LOSSES, MIX, Loss
+from eagle.train.losses import ADAPTIVE, LOG, LOSSES, MIX, Loss
 from eagle.train.optimizer import MUON, OPTIMIZERS
 from eagle.train.settings import ComputingSettings
 from eagle.train.vocab import DraftVocabulary
@@ -23,28 +23,15 @@ COUNTS = (
     *("drafting_steps", "max_length", "batch_tokens", "accumulation"),
     *("epochs", "steps", "tokens", "held_out_most", "every"),
 )
+SHARES = ("decay", "acceptance_weight", "warmup", "held_out", "weight_decay")
 # Settings that say where things are, and do not shape the weights.
 SHAPELESS = ("base_model_path", "out", "device")
 
 
 @dataclass(frozen=True)
-class FitSettings(ComputingSettings):
-    """What ``fit`` does; the metadata are the help texts of the program."""
+class TrainingSettings(ComputingSettings):
+    """What a training does, whatever it trains; the metadata are the help texts of the program."""
 
-    initial: str = field(
-        default=TARGET,
-        metadata={"help": "weights to start from: target (its last layer), random, or a head's folder or hub id"},
-    )
-    feature_layers: tuple[int, ...] | None = field(
-        default=None,
-        metadata={"help": "hidden states of the target that the head reads, 0 are the embeddings"},
-    )
-    norm_before_residual: bool = field(default=False, metadata={"help": "the residual is the normalised hidden state"})
-    norm_before_fc: bool = field(default=False, metadata={"help": "one norm over the whole feature"})
-    fc_norm: bool = field(default=False, metadata={"help": "a norm over each hidden state of a feature"})
-    norm_output: bool = field(default=False, metadata={"help": "the next drafting step gets the normalised output"})
-    drafting_steps: int = field(default=7, metadata={"help": "of the training-time test"})
-    decay: float = field(default=0.8, metadata={"help": "weight of a drafting step's loss, relative to the one before"})
     loss: str = field(
         default=MIX,
         metadata={
@@ -89,16 +76,16 @@ class FitSettings(ComputingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in COUNTS:
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
-        for name in ("decay", "acceptance_weight", "warmup", "held_out", "weight_decay"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in SHARES:
+            if not 0 <= getattr(self, name, 0) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(self, name)}")
-        if self.loss not in LOSSES:
-            raise InputError(f"--loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
-        if self.loss != MIX and self.acceptance_weight:
-            raise InputError(f"--acceptance-weight is of --loss {MIX}; --loss {self.loss} has a weight of its own")
+        if self.loss not in self.losses:
+            raise InputError(f"--loss must be one of {', '.join(self.losses)}, not {self.loss!r}")
+        if self.loss in (ADAPTIVE, LOG) and self.acceptance_weight:
+            raise InputError(f"--loss {self.loss} has a weight of its own, so there is no --acceptance-weight")
         if not (math.isfinite(self.adaptivity) and self.adaptivity > 0):
             raise InputError(f"--adaptivity must be a finite number above 0, not {self.adaptivity}")
         if self.optimizer not in OPTIMIZERS:
@@ -110,8 +97,11 @@ class FitSettings(ComputingSettings):
             raise InputError(f"--max-length {self.max_length} does not fit into --batch-tokens {self.batch_tokens}")
         if self.mixed_precision not in PRECISIONS:
             raise InputError(f"--mixed-precision must be one of {', '.join(PRECISIONS)}, not {self.mixed_precision!r}")
-        if self.norm_before_fc and self.fc_norm:
-            raise InputError("--norm-before-fc and --fc-norm exclude each other")
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of those that there are."""
+        return LOSSES
 
     @property
     def loss_of_rows(self) -> Loss:
@@ -134,10 +124,44 @@ class FitSettings(ComputingSettings):
     ) -> dict[str, Any]:
         """What decides the weights, in the types of YAML; identities: of the models that were loaded, by setting."""
         shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS} | dict(identities)
-        if INITIAL in identities:
-            shown["initial"] = "another head"
-        shown["feature_layers"] = list(self.feature_layers) if self.feature_layers else None
+        shown |= {name: list(value) for name, value in shown.items() if isinstance(value, tuple)}
         told = hashlib.sha256(repr([(document.tokens, document.start) for document in documents]).encode())
         known = hashlib.sha256(vocabulary.d2t.numpy().tobytes())
         digests = {"answers_sha256": told.hexdigest(), "vocabulary_sha256": known.hexdigest()}
         return shown | digests | {"documents": len(documents), "processes": processes}
+
+
+@dataclass(frozen=True)
+class FitSettings(TrainingSettings):
+    """What ``fit`` does, which trains a head."""
+
+    initial: str = field(
+        default=TARGET,
+        metadata={"help": "weights to start from: target (its last layer), random, or a head's folder or hub id"},
+    )
+    feature_layers: tuple[int, ...] | None = field(
+        default=None,
+        metadata={"help": "hidden states of the target that the head reads, 0 are the embeddings"},
+    )
+    norm_before_residual: bool = field(default=False, metadata={"help": "the residual is the normalised hidden state"})
+    norm_before_fc: bool = field(default=False, metadata={"help": "one norm over the whole feature"})
+    fc_norm: bool = field(default=False, metadata={"help": "a norm over each hidden state of a feature"})
+    norm_output: bool = field(default=False, metadata={"help": "the next drafting step gets the normalised output"})
+    drafting_steps: int = field(default=7, metadata={"help": "of the training-time test"})
+    decay: float = field(default=0.8, metadata={"help": "weight of a drafting step's loss, relative to the one before"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm_before_fc and self.fc_norm:
+            raise InputError("--norm-before-fc and --fc-norm exclude each other")
+
+    def shaping(
+        self,
+        identities: Mapping[str, Identity],
+        documents: Sequence[Document],
+        vocabulary: DraftVocabulary,
+        processes: int,
+    ) -> dict[str, Any]:
+        """See ``TrainingSettings.shaping``; a head to start from is known by what it holds."""
+        shown = super().shaping(identities, documents, vocabulary, processes)
+        return shown | ({"initial": "another head"} if INITIAL in identities else {})

@@ -127,7 +127,7 @@ class _Judge(torch.autograd.Function):
         hits = torch.empty(len(outputs), dtype=torch.bool, device=outputs.device)
         learning = any(ctx.needs_input_grad[:2])
         output_slopes = torch.empty_like(outputs) if learning else None
-        weight_slopes = torch.zeros_like(weight) if learning else None
+        weight_slopes = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         with torch.autocast(outputs.device.type, enabled=False):
             narrow_weight = weight.to(narrow)
             for start in range(0, len(outputs), BLOCK):
@@ -145,8 +145,9 @@ class _Judge(torch.autograd.Function):
                     if slopes is not None:
                         # Nothing reads these logits again.
                         of_block.copy_(slopes.mul_(scale[chunk, None]))
-                if output_slopes is not None and weight_slopes is not None:
+                if output_slopes is not None:
                     output_slopes[block] = logits @ narrow_weight
+                if weight_slopes is not None:
                     weight_slopes += logits.mT @ narrow_outputs
         if learning:
             ctx.save_for_backward(output_slopes, weight_slopes)
@@ -156,7 +157,8 @@ class _Judge(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         output_slopes, weight_slopes = ctx.saved_tensors
-        return gradients[0] * output_slopes, gradients[0] * weight_slopes, None, None, None, None, None
+        of_weight = None if weight_slopes is None else gradients[0] * weight_slopes
+        return gradients[0] * output_slopes, of_weight, None, None, None, None, None
 
 
 def _compare(logits: Tensor, law: Tensor, loss: Loss, learning: bool) -> tuple[Tensor, Tensor, Tensor | None]:

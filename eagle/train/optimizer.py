@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from eagle.devices import bfloat16_is_fast
-from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.errors import InputError
 
 ADAMW, MUON = OPTIMIZERS = ("adamw", "muon")
 BETAS = (0.9, 0.95)
 PEAK = "peak"
+# Modules whose weights have a row for each token.
+TABLES = {"lm_head", "embed_tokens"}
 
 
 class Float32Muon(torch.optim.Muon):
@@ -67,7 +68,7 @@ class Optimizer:
     """One or two optimizers that take their steps together.
 
     Args:
-        head: whose parameters they change.
+        model: whose parameters they change, as far as those want a gradient.
         kind: one of ``OPTIMIZERS``.
         learning_rate: of AdamW, at its peak.
         matrix_learning_rate: of Muon, at its peak.
@@ -78,13 +79,15 @@ class Optimizer:
     """
 
     def __init__(
-        self, head: Eagle3Head, kind: str, learning_rate: float, matrix_learning_rate: float, weight_decay: float
+        self, model: torch.nn.Module, kind: str, learning_rate: float, matrix_learning_rate: float, weight_decay: float
     ) -> None:
         inside: list[torch.nn.Parameter] = []
         tables: list[torch.nn.Parameter] = []
         norms: list[torch.nn.Parameter] = []
-        for name, parameter in head.named_parameters():
-            by_muon = kind == MUON and parameter.ndim == 2 and not name.startswith("lm_head.")
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            by_muon = kind == MUON and parameter.ndim == 2 and not TABLES.intersection(name.split("."))
             (inside if by_muon else tables if parameter.ndim == 2 else norms).append(parameter)
         adamw = torch.optim.AdamW(
             [

@@ -114,6 +114,9 @@ class KeptReadings:
             raise InputError(f"{self._file} has been cut off; remove it, and the same command reads anew")
         tensors, place = [], 0
         for (n, m), dtype in zip(self._shapes(index), self._dtypes, strict=True):
+            if m == 0:
+                tensors.append(torch.empty(n, 0, dtype=dtype))
+                continue
             tensor = torch.frombuffer(data, dtype=dtype, count=n * m, offset=place)
             tensors.append(tensor.view(n, m) if m > 1 else tensor)
             place += n * m * dtype.itemsize

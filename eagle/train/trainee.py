@@ -1,27 +1,30 @@
-"""What is trained: the head unrolled over a batch, its losses, and their means."""
+"""A head in training: unrolled over a batch, and its losses."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from eagle.devices import wide_dtype
 from eagle.drafters.eagle3.head import Eagle3Head
-from eagle.train.batches import Batch
+from eagle.drafters.eagle3.writing import OFFICIAL, write_head
+from eagle.folders import WEIGHT_NAMES
+from eagle.target.target import Target
+from eagle.train.batches import Batch, Document
 from eagle.train.features import Reading
 from eagle.train.fit_settings import FitSettings
 from eagle.train.losses import judge
 from eagle.train.steps import unroll
+from eagle.train.student import Student
 
 
-class Trainee(nn.Module):
-    """What is trained, as one module: drafting steps of a batch and their losses.
+class Trainee(Student):
+    """A head in training: drafting steps of a batch and their losses.
 
     Hidden states are of very different size: of some models their entries are around 1 in the lower layers, around 10
     in the upper ones, and in the hundreds at a few places. Steps of Adam are of one size, so the weights of ``fc`` are
@@ -30,14 +33,19 @@ class Trainee(nn.Module):
     Args:
         head: the head; from now on its ``fc`` is in training units.
         settings: of the run.
+        target: that it drafts for; needed for writing it.
         units: (k * H,) powers of two, so that going to training units and back changes no bit; None: all are 1.
     """
 
     units: Tensor
 
-    def __init__(self, head: Eagle3Head, settings: FitSettings, units: Tensor | None = None) -> None:
+    def __init__(
+        self, head: Eagle3Head, settings: FitSettings, units: Tensor | None = None, target: Target | None = None
+    ) -> None:
         super().__init__()
         self.head, self.settings = head, settings
+        # Not a part of it, which a plain attribute would make it.
+        self._target = [target]
         weight = head.fc.weight
         self.register_buffer("units", weight.new_ones(weight.shape[1]) if units is None else units.to(weight))
         with torch.no_grad():
@@ -52,17 +60,36 @@ class Trainee(nn.Module):
             yield self.head
             weight.mul_(self.units)
 
+    @property
+    def columns(self) -> int:
+        """See ``Student.columns``: drafting steps."""
+        return self.settings.drafting_steps
+
+    @property
+    def measure(self) -> str:
+        """See ``Student.measure``."""
+        return f"accepted along a chain of {self.columns}"
+
+    def rows_of(self, documents: Sequence[Document]) -> list[int]:
+        """See ``Student.rows_of``."""
+        return [sum(document.rows_at(k) for document in documents) for k in range(self.columns)]
+
+    def write(self, folder: Path) -> None:
+        """See ``Student.write``: in the official layout."""
+        (target,) = self._target
+        if target is None:
+            raise ValueError("a head is written for its target")
+        with self.in_units_of_the_target() as head:
+            write_head(head, target, folder, OFFICIAL, head.fc.weight.dtype)
+
+    def read(self, folder: Path) -> None:
+        """See ``Student.read``."""
+        state = load_file(folder / WEIGHT_NAMES[0])
+        with self.in_units_of_the_target() as head:
+            head.load_state_dict({key: state[key] for key in head.state_dict()})
+
     def forward(self, batch: Batch, reading: Reading, counts: list[int]) -> tuple[Tensor, Tensor]:
-        """Loss and sums of a batch.
-
-        Args:
-            batch: R rows.
-            reading: what the target says of it.
-            counts: what the loss of each drafting step is divided by: its rows in the whole optimizer step.
-
-        Returns:
-            The loss, (); and (5, drafting steps) float64 sums over rows, see ``Tally``.
-        """
+        """See ``Student.forward``."""
         narrow = self.settings.mixed_precision == "bf16"
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=narrow):
             return self._forward(batch, reading, counts)
@@ -92,32 +119,3 @@ class Trainee(nn.Module):
             chains[k, rows] = part
         lengths = chains.cumprod(0).sum(-1)
         return judged.total, torch.stack([losses, hits, overlaps, lengths, losses.new_tensor(sizes)])
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Means over rows, for each drafting step.
-
-    Attributes:
-        loss: of the kind that is trained.
-        top1: how often the most likely token is the target's.
-        overlap: sum min(p, q), how often a sampled token is accepted.
-        accepted: expected accepted length of a chain along the answers: the sum over the steps of the mean product of
-            overlaps up to each.
-    """
-
-    loss: list[float]
-    top1: list[float]
-    overlap: list[float]
-    accepted: float
-
-    @property
-    def finite(self) -> bool:
-        """Whether all of them are numbers, and not infinite."""
-        return all(map(math.isfinite, chain(self.loss, self.top1, self.overlap, [self.accepted])))
-
-    @classmethod
-    def of(cls, sums: Tensor) -> Tally:
-        """From (5, drafting steps) sums of losses, hits, overlaps and products of overlaps, and numbers of rows."""
-        loss, hits, overlaps, lengths = (sums[:4] / sums[4].clamp(min=1)).tolist()
-        return cls(loss, hits, overlaps, sum(lengths))

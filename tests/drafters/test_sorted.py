@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.first_layers import first_layers
 from eagle.decoding.speculation import Offer
+from eagle.drafters.sorted.checkpoint import first_layers
 from eagle.drafters.sorted.drafter import SortedDrafter, SortedDrafting
 from eagle.drafters.sorted.exits import Exits, LastExit, Thresholds
 from eagle.drafters.sorted.model import SortedModel

@@ -53,14 +53,14 @@ def fit(settings: FitSettings) -> None:
     with run_folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
         run = Run(
             *(settings, run_folder, accelerator, target, identities, training, held_out, vocabulary),
-            lambda run: Trainee(head, settings, _units(run), target),
+            lambda run: Trainee(head, settings, _units(run, settings), target),
         )
         if accelerator.is_main_process:
             run.describe(left_random)
         run.train()
 
 
-def _units(run: Run) -> Tensor:
+def _units(run: Run, settings: FitSettings) -> Tensor:
     """Typical sizes of the entries of a feature, (k * H,): powers of two; 1 where the head itself norms them."""
     file = run.folder.path / UNITS
     if run.resumed:
@@ -71,7 +71,7 @@ def _units(run: Run) -> Tensor:
     indices = run.planned[0][0]
     batch = batch_of([run.training[index] for index in indices]).to(run.accelerator.device)
     features = run.read(batch, indices).features.float()
-    if run.settings.norm_before_fc or run.settings.fc_norm:
+    if settings.norm_before_fc or settings.fc_norm:
         units = features.new_ones(features.shape[1])
     else:
         # The first token of a document often has entries thousands of times as large as any other.

@@ -157,7 +157,8 @@ def load_sorted(path_or_id: str, target: Target, exit_: int | None = None, quant
     for name in ("model_type", "hidden_size", "vocab_size"):
         if getattr(made, name) != getattr(config, name):
             raise InputError(
-                f"{folder} was made for a target with {name} {getattr(config, name)}, this one has {getattr(made, name)}"
+                f"{folder} was made for a target with {name} {getattr(config, name)}, this one has "
+                f"{getattr(made, name)}"
             )
     if exit_ is not None and not 1 <= exit_ <= len(config.exits):
         raise InputError(f"--exit must be 1 to {len(config.exits)} with {folder}, not {exit_}")
@@ -193,8 +194,8 @@ def read_config(folder: Path) -> SortedConfig:
             raise InputError(f"{folder} holds no sorted draft; python -m eagle.train sorted trains one")
         if raw.get("version") != VERSION:
             raise InputError(f"{folder} is a sorted draft of version {raw.get('version')}, this program's is {VERSION}")
-        names = SortedConfig.__dataclass_fields__
-        return SortedConfig(**{name: tuple(raw[name]) if name == "exits" else raw[name] for name in names})
+        known: dict[str, Any] = {name: raw[name] for name in SortedConfig.__dataclass_fields__}
+        return SortedConfig(**known | {"exits": tuple(raw["exits"])})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"cannot understand {file}: {why}") from error

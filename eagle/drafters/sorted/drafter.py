@@ -84,10 +84,7 @@ class SortedDrafting(Drafting):
     def _forget(self) -> None:
         """Nothing is known behind what the cache has committed, and nobody waits."""
         self._waiting: list[list[Waiting]] = [[] for _ in range(self.model.blocks)]
-        self._levels = Levels()
-        # Of the nodes of the tree, which lie behind the committed tokens: their depths, and what each attends to.
-        self._depths: list[int] = []
-        self._ancestors = torch.zeros(0, 0, dtype=torch.bool)
+        self._leave_tree()
 
     def read(self, prompt: Scores) -> None:
         """See ``Drafting.read``: through all layers at once, as arithmetic is what that takes."""
@@ -132,7 +129,10 @@ class SortedDrafting(Drafting):
         self.model.scorer.recycle(self.cache)
 
     def _leave_tree(self) -> None:
-        self._levels, self._depths, self._ancestors = Levels(), [], self._ancestors[:0, :0]
+        self._levels, self._last = Levels(), 0
+        # Of the nodes of the tree, which lie behind the committed tokens: their depths, and what each attends to.
+        self._depths: list[int] = []
+        self._ancestors = torch.zeros(0, 0, dtype=torch.bool)
 
     def _behind_the_text(self) -> Tensor:
         """Commit what is not in the cache yet; (1, D) logits of what follows the text."""
@@ -155,7 +155,7 @@ class SortedDrafting(Drafting):
         count, above = len(tokens), len(self._ancestors)
         parents_on_host = parents.cpu()
         # Nodes of the level before lie right in front of these.
-        before = above - self._last if len(self._levels) else 0
+        before = above - self._last
         rows = torch.zeros(count, above + count, dtype=torch.bool)
         if len(self._levels):
             rows[:, :above] = self._ancestors[before + parents_on_host]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,14 @@ class SortedModel:
                 f"{', '.join(map(str, exits)) or 'none'}"
             )
         self.exits, self.draft_ids = tuple(exits), draft_ids
-        base = model.base_model
-        parts = [getattr(base, name, None) for name in ("embed_tokens", "norm", "rotary_emb")]
+        base: Any = model.base_model
+        parts: list[Any] = [getattr(base, name, None) for name in ("embed_tokens", "norm", "rotary_emb")]
         output = model.get_output_embeddings()
         if None in parts or not isinstance(output, nn.Module) or getattr(output, "bias", None) is not None:
             raise InputError(f"the layers of {type(model).__name__} cannot be run one by one, see docs/drafters.md")
         self._embed, self._norm, self._rotary = parts
-        self.output = output.weight.detach()[draft_ids]
+        weight: Tensor = getattr(output, "weight")  # noqa: B009  # a module's attributes may be anything
+        self.output = weight.detach()[draft_ids]
         self._refuse_another_model(model)
 
     @property
@@ -141,9 +143,9 @@ class SortedModel:
         expected = whole[:, self.draft_ids].double().cpu()
         self.scorer.recycle(cache)
         spread = expected - expected.mean(-1, keepdim=True)
-        error = float((mine - expected).norm() / spread.norm().clamp(min=1e-30))
-        if not error <= max(AT_LEAST, ROUNDINGS * torch.finfo(self.scorer.dtype).eps):
+        apart = float((mine - expected).norm() / spread.norm().clamp(min=1e-30))
+        if not apart <= max(AT_LEAST, ROUNDINGS * torch.finfo(self.scorer.dtype).eps):
             raise InputError(
                 f"the layers of {type(model).__name__}, run one by one, say something else than the model does (by "
-                f"{error:.2g} of the spread of its logits): it does more between them"
+                f"{apart:.2g} of the spread of its logits): it does more between them"
             )

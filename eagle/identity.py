@@ -25,8 +25,14 @@ Identity = dict[str, str]
 """Of each file by its name: the SHA-256 of what it holds, or ``SAMPLED`` and the one of what was taken of it."""
 
 BASE, HEAD, DRAFT = "base_model_sha256", "ea_model_sha256", "draft_model_sha256"
-INITIAL = "initial_sha256"
-NAMES = {BASE: "base model", HEAD: "draft head", DRAFT: "draft model", INITIAL: "head to start from"}
+SORTED, INITIAL = "sorted_model_sha256", "initial_sha256"
+NAMES = {
+    BASE: "base model",
+    HEAD: "draft head",
+    DRAFT: "draft model",
+    SORTED: "sorted draft",
+    INITIAL: "head to start from",
+}
 """Settings that hold an ``Identity``, and whose it is."""
 SAMPLED = "sampled:"
 WHOLE = 1 << 30

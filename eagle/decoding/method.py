@@ -12,11 +12,12 @@ DEFAULT_SAMPLING = Sampling(threshold=0.05, rho=0.5, samples=2, early=0.05, earl
 DEFAULT_PATHS = 11
 EAGLE3, HSD = "eagle3", "hsd"
 HEAD, DRAFT_MODEL, LOOKUP, SUFFIX, RECYCLING = ("eagle3", "draft", "lookup", "suffix", "recycling")
+SORTED = "sorted"
 HEAD_AND_LOOKUP, HEAD_AND_SUFFIX = GRAFTED = (f"{HEAD}+{LOOKUP}", f"{HEAD}+{SUFFIX}")
 """Heads in whose trees there is what was looked up."""
 PICKING = (LOOKUP, SUFFIX, RECYCLING)
 """Drafters that draw nothing: they have no laws, and their trees are deterministic."""
-DRAFTERS = (HEAD, DRAFT_MODEL, *PICKING, *GRAFTED)
+DRAFTERS = (HEAD, DRAFT_MODEL, SORTED, *PICKING, *GRAFTED)
 VERIFIERS = tuple(name for name in RULES if name != "greedy")
 """Rules that can be asked for by name."""
 

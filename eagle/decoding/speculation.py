@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from eagle.checks import whole_number
-from eagle.decoding.method import DRAFT_MODEL, GRAFTED, HEAD, RECYCLING, Method
+from eagle.decoding.method import DRAFT_MODEL, GRAFTED, HEAD, RECYCLING, SORTED, Method
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.drafters.drafter import Drafter, NoDrafter
 from eagle.errors import InputError
@@ -76,6 +76,31 @@ def draft_model_shape(
     if whole_number("depth", levels) < 1:
         raise InputError(f"depth is the length of what a draft model drafts: 1 or more, not {levels}")
     return TreeShape(60 if total_token is None else total_token, levels - 1, top_k or 10, sampling, paths)
+
+
+def sorted_shape(
+    total_token: int | None = None,
+    depth: int | None = None,
+    top_k: int | None = None,
+    sampling: Sampling | None = None,
+    paths: int | None = None,
+) -> TreeShape:
+    """The trees of a sorted draft; None is what was published (arXiv 2407.01955).
+
+    Args:
+        total_token: nodes, the root included (60).
+        depth: expansions after the first level (4).
+        top_k: children of an expanded node, and expanded nodes a level (10).
+        sampling: of hybrid trees.
+        paths: of the trees of several chains.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    given = {"total_token": total_token, "depth": depth, "top_k": top_k}
+    bounds = {"total_token": 60, "depth": 4, "top_k": 10}
+    bounds |= {name: value for name, value in given.items() if value is not None}
+    return TreeShape(**bounds, sampling=sampling, paths=paths)
 
 
 def lookup_shape(
@@ -150,7 +175,11 @@ def offer_of(offers: Mapping[str, Offer], method: Method) -> Offer:
     offer = offers.get(method.drafter)
     if offer is None:
         head = "ea_model_path (--ea-model-path)"
-        how = {DRAFT_MODEL: "draft_model_path (--draft-model-path)", **dict.fromkeys((HEAD, *GRAFTED), head)}
+        how = {
+            DRAFT_MODEL: "draft_model_path (--draft-model-path)",
+            SORTED: "sorted_draft (--sorted-model-path)",
+            **dict.fromkeys((HEAD, *GRAFTED), head),
+        }
         raise InputError(
             f"the method {method.name} needs the drafter {method.drafter!r}, and this model has "
             f"{', '.join(sorted(offers)) or 'none'}; give {how[method.drafter]}"

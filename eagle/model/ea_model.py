@@ -13,15 +13,16 @@ from eagle import assets
 from eagle.clock import Clock
 from eagle.decoding.decoding import Decoding, rounds
 from eagle.decoding.info import DecodingInfo
-from eagle.decoding.method import DRAFT_MODEL, DRAFTERS, HEAD, PICKING, Method
+from eagle.decoding.method import DRAFT_MODEL, DRAFTERS, HEAD, PICKING, SORTED, Method
 from eagle.decoding.prompt import Prompt
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.speculation import AUTOREGRESSIVE, Offer, Speculation, offer_of, speculation
 from eagle.drafters.drafter import Drafter
 from eagle.drafters.eagle3.drafter import HeadDrafter
 from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupSettings
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
-from eagle.model.offers import Bounds, draft_model_offer, head_offer, without_a_model
+from eagle.model.offers import Bounds, draft_model_offer, head_offer, sorted_offer, without_a_model
 from eagle.target.base import load_tokenizer
 from eagle.target.compiling import AUTO, COMPILE, OFF, ON, compile_target
 from eagle.target.int8 import QUANTIZE
@@ -75,6 +76,7 @@ class EaModel:
         sampling: Sampling | None = None,
         verify_target: bool = True,
         draft_model_path: str | None = None,
+        sorted_draft: SortedDraft | None = None,
         paths: int | None = None,
         compile: str = AUTO,
         quantize: str | None = None,
@@ -101,6 +103,7 @@ class EaModel:
             verify_target: check on the loaded base model that it scores trees as it scores single tokens, and refuse
                 it otherwise. False skips the check.
             draft_model_path: local directory or hub id of a smaller model with the same tokenizer.
+            sorted_draft: the target's own first layers, trained to draft (``python -m eagle.train sorted``).
             paths: i.i.d. chains of the trees ``paths`` (11).
             compile: the models' layers: ``on``, ``off``, or ``auto``: on a GPU, and on a CPU when enough is announced
                 (``expect``). What cannot be compiled goes on without, and says so.
@@ -130,7 +133,7 @@ class EaModel:
         _ = bounds.of_a_head
         if quantize not in (None, *QUANTIZE):
             raise InputError(f"quantize must be None or one of {', '.join(QUANTIZE)}, not {quantize!r}")
-        headless = draft_model_path is not None or drafter in PICKING
+        headless = draft_model_path is not None or sorted_draft is not None or drafter in PICKING
         resolve = assets.resolve_base_and_head if headless else assets.resolve_pair
         base_model_path, ea_model_path = resolve(base_model_path, ea_model_path)
         target = load_target(base_model_path, quantize, verify_target, **hf_kwargs)
@@ -141,6 +144,8 @@ class EaModel:
             offers[DRAFT_MODEL] = draft_model_offer(
                 draft_model_path, target, base_model_path, quantize, bounds, **hf_kwargs
             )
+        if sorted_draft is not None:
+            offers[SORTED] = sorted_offer(sorted_draft, target, quantize, bounds)
         offers |= without_a_model(lookup, base_model_path, offers.get(HEAD), bounds)
         model = cls(target, offers, base_model_path)
         model.compiles, model.preferred = compile, drafter
@@ -171,7 +176,7 @@ class EaModel:
         """Name of the drafter that drafts where none is named: the preferred one, else the head, if there is one."""
         if self.preferred is not None:
             return self.preferred
-        return HEAD if HEAD in self.offers else DRAFT_MODEL
+        return next((name for name in (HEAD, DRAFT_MODEL) if name in self.offers), SORTED)
 
     @property
     def drafter(self) -> Drafter:

@@ -12,11 +12,19 @@ from typing import Any
 import torch
 
 from eagle import assets
-from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, GRAFTED, HEAD, LOOKUP, PICKING, Method
-from eagle.decoding.speculation import Offer, draft_model_shape, grafted_shape, lookup_shape, offer_of
+from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, GRAFTED, HEAD, LOOKUP, PICKING, SORTED, Method
+from eagle.decoding.speculation import (
+    Offer,
+    draft_model_shape,
+    grafted_shape,
+    lookup_shape,
+    offer_of,
+    sorted_shape,
+)
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.devices import best_device, bfloat16_is_fast
 from eagle.drafters.lookup.drafter import CONTEXT, DEFAULT_LOOKUP, FILES, LETTERS, LookupSettings
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
@@ -39,6 +47,7 @@ class ModelChoice:
         base_model_path: path, hub id, alias or None (the embedded pair).
         ea_model_path: path, hub id or None.
         draft_model_path: of a separate draft model: path, hub id or None.
+        sorted_draft: the target's first layers, trained to draft; None: there is none.
         dtype: one of ``DTYPES``.
         device: torch device name; None is the best of the machine.
         load_in_8bit: quantise the base model.
@@ -61,6 +70,7 @@ class ModelChoice:
     base_model_path: str | None = None
     ea_model_path: str | None = None
     draft_model_path: str | None = None
+    sorted_draft: SortedDraft | None = None
     dtype: str = "auto"
     device: str | None = None
     load_in_8bit: bool = False
@@ -102,6 +112,10 @@ class ModelChoice:
             sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
             shape = draft_model_shape(total_token, self.depth, self.top_k, sampling, self.paths)
             return replace(shape, least=self.least)
+        if self.drafted_by == SORTED:
+            sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
+            shape = sorted_shape(total_token, self.depth, self.top_k, sampling, self.paths)
+            return replace(shape, least=self.least)
         stored = self.stored_trees(device).at(self.temperature, self.kind)
         if self.drafted_by in GRAFTED:
             stored = grafted_shape(stored)
@@ -116,7 +130,9 @@ class ModelChoice:
         """Name of the drafter."""
         if self.drafter is not None:
             return self.drafter
-        return HEAD if self.draft_model_path is None or self.paths_of_models()[1] is not None else DRAFT_MODEL
+        if self.paths_of_models()[1] is not None or (self.draft_model_path is None and self.sorted_draft is None):
+            return HEAD
+        return SORTED if self.draft_model_path is None else DRAFT_MODEL
 
     def paths_of_models(self) -> tuple[str, str | None]:
         """Where base model and head are, fetched if they are the embedded ones; a head may be missing beside a draft
@@ -125,7 +141,8 @@ class ModelChoice:
         Raises:
             InputError: see ``assets.resolve_pair``.
         """
-        headless = self.draft_model_path is not None or self.drafter in PICKING
+        others = self.draft_model_path is not None or self.sorted_draft is not None
+        headless = others or self.drafter in PICKING
         resolve = assets.resolve_base_and_head if headless else assets.resolve_pair
         return resolve(self.base_model_path, self.ea_model_path)
 
@@ -145,6 +162,19 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
         "--draft-model-path",
         help="directory or hub id of a smaller model with the same tokenizer, for the methods draft/TREE:RULE; with it "
         "no head is needed",
+    )
+    parse.add_argument(
+        "--sorted-model-path",
+        help="directory or hub id of a sorted draft for this model, for the methods sorted/TREE:RULE; with it no head "
+        "is needed",
+    )
+    parse.add_argument("--exit", type=int, help="of a sorted draft: the only exit to use, counted from 1")
+    parse.add_argument(
+        "--exit-thresholds",
+        type=float,
+        nargs="+",
+        help="of a sorted draft: a node leaves where its largest probability is above that of the exit; without them "
+        "all go to the last",
     )
     parse.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto is the checkpoint's own")
     parse.add_argument(
@@ -199,12 +229,27 @@ def lookup_settings(args: argparse.Namespace) -> LookupSettings:
     return LookupSettings(**{"order": order, **given}, keep=args.keep_context)
 
 
+def sorted_draft(args: argparse.Namespace) -> SortedDraft | None:
+    """The sorted draft that those arguments name.
+
+    Raises:
+        InputError: an exit without a draft, or both an exit and thresholds.
+    """
+    if args.sorted_model_path is None:
+        if args.exit is not None or args.exit_thresholds is not None:
+            raise InputError("--exit and --exit-thresholds are of a sorted draft (--sorted-model-path)")
+        return None
+    thresholds = None if args.exit_thresholds is None else tuple(args.exit_thresholds)
+    return SortedDraft(args.sorted_model_path, args.exit, thresholds)
+
+
 def pair_of(args: argparse.Namespace) -> ModelChoice:
     """The pair that those arguments name."""
     return ModelChoice(
         args.base_model_path,
         args.ea_model_path,
         args.draft_model_path,
+        sorted_draft(args),
         dtype=args.dtype,
         device=args.device,
         compile=args.compile,
@@ -267,6 +312,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         base_model_path=pair.base_model_path,
         ea_model_path=pair.ea_model_path,
         draft_model_path=pair.draft_model_path,
+        sorted_draft=pair.sorted_draft,
         compile=pair.compile,
         quantize=pair.quantize,
         lookup=pair.lookup,

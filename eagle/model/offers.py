@@ -14,7 +14,7 @@ from eagle.decoding.method import (
     RECYCLING,
     SUFFIX,
 )
-from eagle.decoding.speculation import Offer, draft_model_shape, grafted_shape, lookup_shape
+from eagle.decoding.speculation import Offer, draft_model_shape, grafted_shape, lookup_shape, sorted_shape
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.drafters.draft_model import load_draft_model
 from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
@@ -23,6 +23,9 @@ from eagle.drafters.lookup.drafter import LookupDrafter, LookupSettings, load_lo
 from eagle.drafters.lookup.retriever import Retriever
 from eagle.drafters.lookup.suffix import SuffixDrafter
 from eagle.drafters.recycling import RecyclingDrafter
+from eagle.drafters.sorted.checkpoint import load_sorted
+from eagle.drafters.sorted.drafter import SortedDrafter
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.folders import local_folder
 from eagle.target.base import load_tokenizer
 from eagle.target.target import Target
@@ -97,6 +100,17 @@ def draft_model_offer(
     """
     shape = replace(draft_model_shape(**bounds.given, sampling=bounds.sampling, paths=bounds.paths), least=bounds.least)
     return _sized(Offer(load_draft_model(path, target, base_model_path, quantize, **hf_kwargs), shape), target, bounds)
+
+
+def sorted_offer(draft: SortedDraft, target: Target, quantize: str | None, bounds: Bounds) -> Offer:
+    """A sorted draft.
+
+    Raises:
+        InputError: see ``load_sorted``, ``SortedDraft.exits`` and ``sorted_shape``.
+    """
+    shape = replace(sorted_shape(**bounds.given, sampling=bounds.sampling, paths=bounds.paths), least=bounds.least)
+    model = load_sorted(draft.path, target, draft.exit, quantize)
+    return _sized(Offer(SortedDrafter(model, draft.exits(model.blocks)), shape), target, bounds)
 
 
 def _sized(offer: Offer, target: Target, bounds: Bounds) -> Offer:

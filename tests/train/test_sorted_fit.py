@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eagle.drafters.sorted.checkpoint import load_sorted
+from eagle.drafters.sorted.checkpoint import SortedConfig, first_layers, load_sorted, write_sorted
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
+from eagle.evaluation import gen_ea_answer_llama3chat
+from eagle.model.ea_model import EaModel
 from eagle.target.target import Target
 from eagle.train.__main__ import main
 from eagle.train.answers import ANSWERS
@@ -19,8 +23,9 @@ from eagle.train.progress import RunFolder, read_metrics
 from eagle.train.sorted_fit import SORTED, fit_sorted
 from eagle.train.sorted_settings import HARD, SortedSettings
 from eagle.train.vocab import VOCABULARY
+from tests.evaluation.programs import two_questions
 from tests.processes import run_until_killed
-from tests.tiny import make_pair, stock_model
+from tests.tiny import make_chat_pair, make_pair, stock_model
 from tests.train.fitting import ready, some_answers, write_answers
 
 SHARED = (
@@ -99,13 +104,58 @@ def test_a_killed_run_goes_on_to_the_same_weights(others: dict[str, Any], tmp_pa
 def test_what_was_trained_drafts(tmp_path: Path, freeze_ends: bool) -> None:
     settings = settings_in(tmp_path, answers=200, epochs=8, every=1000, freeze_ends=freeze_ends)
     fit_sorted(settings)
+    folder = str(RunFolder(settings.folder / SORTED).best())
     target = Target(stock_model(Path(str(settings.base_model_path))))
-    folder = RunFolder(settings.folder / SORTED).best()
-    model = load_sorted(str(folder), target)
-    assert model.exits == (1, 2, 3)
-    assert load_sorted(str(folder), target, exit_=2).exits == (2,)
+    assert load_sorted(folder, target).exits == (1, 2, 3)
+    assert load_sorted(folder, target, exit_=2).exits == (2,)
     with pytest.raises(InputError, match="--exit must be 1 to 3"):
-        load_sorted(str(folder), target, exit_=4)
+        load_sorted(folder, target, exit_=4)
+    prompt = torch.tensor([[3, 1, 4, 1, 5]])
+    for draft in (SortedDraft(folder), SortedDraft(folder, exit=1), SortedDraft(folder, thresholds=(0.4, 0.4))):
+        model = EaModel.from_pretrained(
+            base_model_path=settings.base_model_path, sorted_draft=draft, dtype=torch.float64, device_map="cpu"
+        )
+        expected = model.naivegenerate(prompt, max_new_tokens=50)
+        ids, _, _, info = model.eagenerate(prompt, max_new_tokens=50, log=True)
+        assert torch.equal(ids, expected)
+        assert sum(info["accept_length"]) > 5
+        for tree in ("chain", "hybrid"):
+            generator = torch.Generator().manual_seed(0)
+            _, _, _, info = model.eagenerate(
+                prompt, 1.0, max_new_tokens=100, log=True, hsd=True, tree=tree, generator=generator
+            )
+            assert sum(info["accept_length"]) > 5
+
+
+def test_the_answering_program_takes_it_as_a_drafter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, _ = make_chat_pair(tmp_path)
+    target = Target(stock_model(base))
+    draft_ids = torch.arange(target.vocab_size)
+    model = first_layers(target.model, 2)
+    folder = tmp_path / "sorted"
+    folder.mkdir()
+    config = SortedConfig.for_target(target, (1, 2), len(draft_ids), own_ends=False)
+    write_sorted(folder, model, config, draft_ids, torch.float32)
+    asked = ["--base-model-path", str(base), "--question-file", str(two_questions(tmp_path)), "--device", "cpu"]
+    how = ["--drafter", "sorted", "--max-new-token", "20", "--answer-file", str(tmp_path / "a.jsonl"), "--hsd"]
+    with_it = ["--sorted-model-path", str(folder), "--exit-thresholds", "0.3"]
+    assert gen_ea_answer_llama3chat.main([*asked, *how, *with_it]) == 0
+    settings = json.loads((tmp_path / "a_run.json").read_text())["settings"]
+    assert settings["drafting"] == {"tree": "hybrid", "verifier": "hsd", "drafter": "sorted"}
+    assert settings["sorted"] == {"exits": [1, 2], "thresholds": [0.3]}
+    assert set(settings["sorted_model_sha256"]) == {"config.json", "model.safetensors"}
+    for wrong, complaint in (
+        ([], "needs a sorted draft; give --sorted-model-path"),
+        (["--sorted-model-path", str(folder), "--exit", "3"], "--exit must be 1 to 2"),
+        (["--sorted-model-path", str(folder), "--exit", "0"], "--exit counts from 1"),
+        (
+            ["--sorted-model-path", str(folder), "--exit", "1", "--exit-thresholds", "1"],
+            "there are no --exit-threshold",
+        ),
+        (["--sorted-model-path", str(base)], "holds no sorted draft"),
+    ):
+        assert gen_ea_answer_llama3chat.main([*asked, *how, *wrong]) == 2
+        assert complaint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eagle.checks import whole_number
 from eagle.errors import InputError
+
+
+@dataclass(frozen=True)
+class SortedDraft:
+    """Which sorted draft, and how it is used.
+
+    Attributes:
+        path: local directory or hub id.
+        exit: the only exit to use, counted from 1; None: all.
+        thresholds: of largest probabilities, above which a node leaves; None: all nodes go to the last exit.
+
+    Raises:
+        InputError: an exit below 1, or thresholds for a single one.
+    """
+
+    path: str
+    exit: int | None = None
+    thresholds: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.exit is not None and whole_number("exit", self.exit) < 1:
+            raise InputError(f"--exit counts from 1, it is not {self.exit}")
+        if self.exit is not None and self.thresholds is not None:
+            raise InputError("with one --exit there are no --exit-thresholds")
+
+    def exits(self, count: int) -> Exits:
+        """Who leaves where, of a model with so many exits.
+
+        Raises:
+            InputError: thresholds that do not fit.
+        """
+        return LastExit() if self.thresholds is None else Thresholds(self.thresholds, count)
 
 
 class Exits(ABC):

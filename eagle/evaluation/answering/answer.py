@@ -17,11 +17,12 @@ from eagle.chat_template import TemplateArguments, chat_ids, require_chat_templa
 from eagle.data.questions import Question
 from eagle.decoding.info import DecodingInfo, no_rounds
 from eagle.decoding.method import DRAFT_MODEL, PICKING, Method
+from eagle.decoding.method import SORTED as SORTED_DRAFT
 from eagle.errors import InputError, PromptError
 from eagle.evaluation.answering.few_shot import user_turn
 from eagle.evaluation.answering.layouts import FASTCHAT, SPEC_BENCH, as_spec_bench
 from eagle.evaluation.answering.records import UNANSWERED, Record
-from eagle.identity import BASE, DRAFT, HEAD, Identity
+from eagle.identity import BASE, DRAFT, HEAD, SORTED, Identity
 from eagle.model.ea_model import EaModel
 from eagle.text import token_ends
 from eagle.tree.shape import TreeShape
@@ -118,7 +119,7 @@ class Answerer:
             if settled:
                 facts[self.drafter] = settled
             if self.drafter not in PICKING:
-                drafted = DRAFT if self.drafter == DRAFT_MODEL else HEAD
+                drafted = {DRAFT_MODEL: DRAFT, SORTED_DRAFT: SORTED}.get(self.drafter, HEAD)
                 facts[drafted] = self.identities[drafted]
         return facts
 

@@ -11,7 +11,7 @@ from typing import Any
 from eagle import assets
 from eagle.chat_template import template_arguments
 from eagle.data.jsonl import is_text
-from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, PICKING, Method
+from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, PICKING, SORTED, Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.answer import AnswerSettings
 from eagle.evaluation.answering.few_shot import read_exemplars, recorded
@@ -69,6 +69,8 @@ def cell_of(
     Warper(temperature, top_p, args.sample_top_k)
     if drafting is not None and drafting.drafter == DRAFT_MODEL and args.draft_model_path is None:
         raise InputError(f"the method {drafting.name} needs a draft model; give --draft-model-path")
+    if drafting is not None and drafting.drafter == SORTED and args.sorted_model_path is None:
+        raise InputError(f"the method {drafting.name} needs a sorted draft; give --sorted-model-path")
     for name in ("max_new_token", "num_choices"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
@@ -136,6 +138,8 @@ def names(cell: Cell) -> Record:
     drafted = {}
     if cell.settings.drafting and cell.settings.drafting.drafter == DRAFT_MODEL:
         drafted = {"draft_model": cell.choice.draft_model_path}
+    elif cell.choice.sorted_draft and cell.settings.drafting and cell.settings.drafting.drafter == SORTED:
+        drafted = {"sorted_model": cell.choice.sorted_draft.path}
     elif cell.settings.drafting and cell.settings.drafting.drafter not in PICKING:
         drafted = {"ea_model": head or assets.DEFAULT_PAIR}
     return {"base_model": base or assets.DEFAULT_PAIR, **drafted}

@@ -17,7 +17,7 @@ from eagle.errors import InputError
 from eagle.evaluation.answering.answer import Answered, Answerer
 from eagle.evaluation.answering.cells import Cell
 from eagle.evaluation.answering.records import Record
-from eagle.identity import BASE, DRAFT, HEAD, base_identity, head_identity, unchanged
+from eagle.identity import BASE, DRAFT, HEAD, SORTED, base_identity, head_identity, unchanged
 from eagle.model.loading import load_with_trees
 
 Unit = tuple[int, Question]
@@ -51,7 +51,8 @@ class OneModel:
         pair = cells[0].choice
         base, head = pair.paths_of_models()
         draft = None if pair.draft_model_path is None else assets.resolve_base(pair.draft_model_path)
-        with unchanged(*(path for path in (base, head, draft) if path is not None)):
+        exits = None if pair.sorted_draft is None else pair.sorted_draft.path
+        with unchanged(*(path for path in (base, head, draft, exits) if path is not None)):
             model, self._trees = load_with_trees([cell.choice for cell in cells])
             self._model = model
             identities = {BASE: base_identity(base)}
@@ -59,6 +60,8 @@ class OneModel:
                 identities[HEAD] = head_identity(head)
             if draft is not None:
                 identities[DRAFT] = base_identity(draft)
+            if exits is not None:
+                identities[SORTED] = head_identity(exits)
             self._answerers = [
                 Answerer(model, tree, cell.settings, cell.model_id, identities)
                 for cell, tree in zip(cells, self._trees, strict=True)

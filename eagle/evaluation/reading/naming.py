@@ -20,6 +20,7 @@ USUAL = {("deterministic", "tokenwise"): "ea", ("hybrid", "hsd"): "ea_hsd"}
 NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 DRAFTER_LABELS = {
     "draft": "draft model, ",
+    "sorted": "sorted draft, ",
     "lookup": "look-up, ",
     "suffix": "suffix decoding, ",
     "recycling": "recycling, ",

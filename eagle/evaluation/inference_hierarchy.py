@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eagle.errors import InputError
@@ -23,11 +23,16 @@ from eagle.program import run_program
 DATABASES = {"W": "do_WM", "S": "do_SM", "L": "do_LM"}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of the program."""
+def in_spec_bench_style(program: str, what: str) -> argparse.ArgumentParser:
+    """The arguments that the evaluations in Spec-Bench's style have in common.
+
+    Args:
+        program: name of the module.
+        what: questions are answered with.
+    """
     parse = argparse.ArgumentParser(
-        prog="python -m eagle.evaluation.inference_hierarchy",
-        description="Answer benchmark questions with Hierarchy Drafting. Every other argument of "
+        prog=f"python -m eagle.evaluation.{program}",
+        description=f"Answer benchmark questions with {what}. Every other argument of "
         "eagle.evaluation.gen_ea_answer_llama3chat (--device, --seed, --compile, ...) is taken too.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
@@ -37,6 +42,34 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--bench-name", default="mt_bench", help="the questions, see --bench-name there")
     parse.add_argument("--answer-file", type=Path, help="default: data/<bench-name>/model_answer/<model-id>.jsonl")
     parse.add_argument("--max-new-tokens", type=int, default=1024, help="new tokens a turn")
+    parse.add_argument(
+        "--do_sample", action="store_true", help="sample at --temperature; without it decoding is greedy"
+    )
+    parse.add_argument("--temperature", type=float, default=0.7, help="of samples")
+    return parse
+
+
+def in_common(args: argparse.Namespace) -> dict[str, object]:
+    """Those arguments as ``gen_ea_answer_llama3chat`` has them."""
+    return {
+        "--base-model-path": args.model_path,
+        "--model-id": args.model_id,
+        "--bench-name": args.bench_name,
+        "--answer-file": args.answer_file or Path("data") / args.bench_name / "model_answer" / f"{args.model_id}.jsonl",
+        "--max-new-token": args.max_new_tokens,
+        "--temperature": args.temperature if args.do_sample else 0.0,
+        "--format": SPEC_BENCH,
+    }
+
+
+def as_words(passed: Mapping[str, object]) -> list[str]:
+    """Arguments and their values, without those that are None."""
+    return [str(part) for name, value in passed.items() if value is not None for part in (name, value)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the program."""
+    parse = in_spec_bench_style("inference_hierarchy", "Hierarchy Drafting")
     parse.add_argument("--level", type=int, default=3, help="tokens of a candidate, the one it begins behind included")
     parse.add_argument(
         "--window",
@@ -49,10 +82,6 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--previous_tokens", type=int, default=8, help="of a match, at most; in the code there W and S match one token"
     )
-    parse.add_argument(
-        "--do_sample", action="store_true", help="sample at --temperature; without it decoding is greedy"
-    )
-    parse.add_argument("--temperature", type=float, default=0.7, help="of samples")
     parse.add_argument("--order", default="WSL", help="of the databases: which speaks first of matches of a length")
     for letter, name in DATABASES.items():
         parse.add_argument(
@@ -79,14 +108,8 @@ def translated(args: argparse.Namespace) -> list[str]:
     asked = "".join(letter for letter in args.order if getattr(args, DATABASES.get(letter, ""), False))
     order = asked or there
     passed = {
-        "--base-model-path": args.model_path,
-        "--model-id": args.model_id,
-        "--bench-name": args.bench_name,
-        "--answer-file": args.answer_file or Path("data") / args.bench_name / "model_answer" / f"{args.model_id}.jsonl",
-        "--max-new-token": args.max_new_tokens,
-        "--temperature": args.temperature if args.do_sample else 0.0,
+        **in_common(args),
         "--drafter": "lookup",
-        "--format": SPEC_BENCH,
         "--depth": args.level - 1,
         "--top-k": args.guess,
         "--total-token": 1 + args.guess * (args.level - 1),
@@ -97,7 +120,7 @@ def translated(args: argparse.Namespace) -> list[str]:
         "--model-db": files["S"] if "S" in order else None,
         "--corpus-db": files["L"] if "L" in order else None,
     }
-    return [str(part) for name, value in passed.items() if value is not None for part in (name, value)]
+    return as_words(passed)
 
 
 def inference_hierarchy(argv: Sequence[str] | None) -> None:

@@ -114,6 +114,30 @@ def test_a_round_has_exactly_the_target_law(llama: EaModel, sampling: tuple[floa
     del llama.offers["sorted"]
 
 
+class OneForALevel(Exits):
+    """What must not be: a level's exit chosen from what all of its nodes say, drawn ones too."""
+
+    def deeper(self, exit_number: int, logits: Tensor) -> Tensor:
+        return torch.full((len(logits),), bool(logits.softmax(-1).amax(-1).mean() <= 0.4))
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        return {}
+
+
+def test_an_exit_chosen_from_the_tokens_of_a_level_is_caught(llama: EaModel) -> None:
+    """A sample is expanded beside a pick below which a node is decided on before the sample's token is drawn."""
+    late = Sampling(0.15, 0.03, 1)
+    far = {}
+    for exits in (OneForALevel(), Thresholds((0.4, 0.4), 3)):
+        llama.offers["sorted"] = Offer(sorted_drafter(llama, exits), TreeShape(8, 1, 3))
+        rules, text = [RULES["tokenwise"], RULES["hsd"]], (1.0, 0.0, 0)
+        far[type(exits)] = round_distances(llama, "hybrid", rules, text, 0, drafter="sorted", drafted_with=late)
+    del llama.offers["sorted"]
+    assert min(far[OneForALevel]) > 1e-3
+    assert max(far[Thresholds]) < 1e-9
+
+
 def test_exits_that_are_not_there_are_refused(llama: EaModel) -> None:
     for at in ((), (2, 1), (0, 4), (1, 3)):
         with pytest.raises(InputError, match="exits must be ascending numbers of layers"):

@@ -53,8 +53,9 @@ def test_what_is_recorded_is_one_launch(llama_pair: tuple[Path, Path]) -> None:
         found.append(launches.of_rounds(model, PROMPT, Method.named(hsd=False), shape, Warper(1.0), rounds=3))
         launches.record(model)
     eager, recorded = found
-    assert recorded["target"] < 10 < eager["target"]
-    assert recorded["drafting"] < 15 < eager["drafting"]
+    # What is left are copies to and from the recordings, and putting a tree together.
+    assert recorded["target"] < 30 < eager["target"] / 3
+    assert recorded["drafting"] < 20 < eager["drafting"] / 3
     assert recorded["verification"] == eager["verification"]
 
 

@@ -21,6 +21,7 @@ from transformers import (
 
 from eagle.drafters.eagle3.config import default_feature_layers
 from eagle.drafters.eagle3.head import Eagle3Head, HeadConfig
+from eagle.drafters.sorted.checkpoint import SortedConfig, first_layers, write_sorted
 from eagle.model.ea_model import EaModel
 from eagle.target.target import Target
 
@@ -191,3 +192,13 @@ def load_pair(base: Path, head: Path, **kwargs: object) -> EaModel:
     if "mixtral" in (base / "config.json").read_text():
         kwargs["experts_implementation"] = "eager"
     return EaModel.from_pretrained(base_model_path=str(base), ea_model_path=str(head), **kwargs)
+
+
+def make_sorted_draft(base: Path, folder: Path, exits: tuple[int, ...] = (1, 2, 3)) -> Path:
+    """The first layers of a base model as a sorted draft that nobody trained, of all its tokens."""
+    target = Target(stock_model(base))
+    draft_ids = torch.arange(target.vocab_size)
+    config = SortedConfig.for_target(target, exits, len(draft_ids), own_ends=False)
+    folder.mkdir()
+    write_sorted(folder, first_layers(target.model, exits[-1]), config, draft_ids, torch.float32)
+    return folder

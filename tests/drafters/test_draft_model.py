@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import DRAFTERS, Method
 from eagle.decoding.speculation import speculation
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.drafters.vocabulary import shared_vocabulary
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
@@ -21,7 +22,7 @@ from eagle.target.target import Target
 from eagle.target.text import Text
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
-from tests.tiny import VOCAB, load_pair, make_base, make_draft_model, make_pair, write_letters
+from tests.tiny import VOCAB, load_pair, make_base, make_draft_model, make_pair, make_sorted_draft, write_letters
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 CHAINS = ["chain:tokenwise", "chain:hsd", "chain:naive_hsd"]
@@ -198,7 +199,9 @@ def test_a_text_longer_than_the_draft_model_reads_is_not_drafted(base: Path, tmp
 def test_a_head_and_a_draft_model_stand_side_by_side(tmp_path: Path) -> None:
     base, head = make_pair(tmp_path)
     write_letters(base)
-    model = load_pair(base, head, draft_model_path=str(make_draft_model(tmp_path / "draft")))
+    exits = SortedDraft(str(make_sorted_draft(base, tmp_path / "sorted")))
+    draft = str(make_draft_model(tmp_path / "draft"))
+    model = load_pair(base, head, draft_model_path=draft, sorted_draft=exits)
     assert sorted(model.offers) == sorted(DRAFTERS)
     expected = model.naivegenerate(PROMPT, max_new_tokens=30).tolist()
     assert all(model.eagenerate(PROMPT, max_new_tokens=30, drafter=name).tolist() == expected for name in model.offers)

@@ -6,24 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from eagle.drafters.sorted.checkpoint import SortedConfig, first_layers, write_sorted
 from eagle.evaluation import inference_sd2
-from eagle.target.target import Target
 from tests.evaluation.programs import two_questions
-from tests.tiny import make_chat_pair, stock_model
+from tests.tiny import make_chat_pair, make_sorted_draft
 
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     base, _ = make_chat_pair(tmp_path)
-    target, draft = Target(stock_model(base)), tmp_path / "sorted"
-    draft.mkdir()
-    draft_ids = torch.arange(target.vocab_size)
-    config = SortedConfig.for_target(target, (1, 2, 3), len(draft_ids), own_ends=False)
-    write_sorted(draft, first_layers(target.model, 3), config, draft_ids, torch.float32)
+    draft = make_sorted_draft(base, tmp_path / "sorted")
     model = ["--model-path", str(base), "--draft-model-path", str(draft), "--model-id", "tiny", "--device", "cpu"]
     return [*model, "--question-file", str(two_questions(tmp_path)), "--max-new-tokens", "20"]
 

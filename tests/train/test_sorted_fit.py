@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eagle.drafters.sorted.checkpoint import SortedConfig, first_layers, load_sorted, write_sorted
+from eagle.drafters.sorted.checkpoint import load_sorted
 from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
 from eagle.evaluation import gen_ea_answer_llama3chat
@@ -25,7 +25,7 @@ from eagle.train.sorted_settings import HARD, SortedSettings
 from eagle.train.vocab import VOCABULARY
 from tests.evaluation.programs import two_questions
 from tests.processes import run_until_killed
-from tests.tiny import make_chat_pair, make_pair, stock_model
+from tests.tiny import make_chat_pair, make_pair, make_sorted_draft, stock_model
 from tests.train.fitting import ready, some_answers, write_answers
 
 SHARED = (
@@ -129,13 +129,7 @@ def test_what_was_trained_drafts(tmp_path: Path, freeze_ends: bool) -> None:
 
 def test_the_answering_program_takes_it_as_a_drafter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, _ = make_chat_pair(tmp_path)
-    target = Target(stock_model(base))
-    draft_ids = torch.arange(target.vocab_size)
-    model = first_layers(target.model, 2)
-    folder = tmp_path / "sorted"
-    folder.mkdir()
-    config = SortedConfig.for_target(target, (1, 2), len(draft_ids), own_ends=False)
-    write_sorted(folder, model, config, draft_ids, torch.float32)
+    folder = make_sorted_draft(base, tmp_path / "sorted", exits=(1, 2))
     asked = ["--base-model-path", str(base), "--question-file", str(two_questions(tmp_path)), "--device", "cpu"]
     how = ["--drafter", "sorted", "--max-new-token", "20", "--answer-file", str(tmp_path / "a.jsonl"), "--hsd"]
     with_it = ["--sorted-model-path", str(folder), "--exit-thresholds", "0.3"]

@@ -236,7 +236,6 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--nodes", type=int, nargs="+", default=[60, 32, 16, 8], help="the most wanted first")
     parse.add_argument("--depth", type=int, default=7)
     parse.add_argument("--repeats", type=int, default=30)
-    parse.add_argument("--reserve", type=float, default=20.0, help="seconds left at which no more rounds are measured")
     parse.add_argument("--no-tests", action="store_true", help="leave out the tests that need a GPU")
     parse.add_argument("--small", action="store_true", help="a tiny pair, to try the program")
     parse.add_argument("--out", type=Path, default=Path("gpu.md"))
@@ -268,7 +267,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     with torch.inference_mode():
         for row in rounds(sizes.name, random_pair(sizes, args.device, dtype), args.depth, args.nodes, args.repeats):
             say(row)
-            if not left(args.reserve, "more rounds"):
+            if not left(20.0, "more rounds"):
                 break
     if args.small or not left(PAIR, "the embedded pair"):
         return

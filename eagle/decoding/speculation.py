@@ -78,29 +78,8 @@ def draft_model_shape(
     return TreeShape(60 if total_token is None else total_token, levels - 1, top_k or 10, sampling, paths)
 
 
-def sorted_shape(
-    total_token: int | None = None,
-    depth: int | None = None,
-    top_k: int | None = None,
-    sampling: Sampling | None = None,
-    paths: int | None = None,
-) -> TreeShape:
-    """The trees of a sorted draft; None is what was published (arXiv 2407.01955).
-
-    Args:
-        total_token: nodes, the root included (60).
-        depth: expansions after the first level (4).
-        top_k: children of an expanded node, and expanded nodes a level (10).
-        sampling: of hybrid trees.
-        paths: of the trees of several chains.
-
-    Raises:
-        InputError: a number out of its range.
-    """
-    given = {"total_token": total_token, "depth": depth, "top_k": top_k}
-    bounds = {"total_token": 60, "depth": 4, "top_k": 10}
-    bounds |= {name: value for name, value in given.items() if value is not None}
-    return TreeShape(**bounds, sampling=sampling, paths=paths)
+SORTED_SHAPE = TreeShape(total_token=60, depth=4, top_k=10)
+"""Trees of a sorted draft, as published (arXiv 2407.01955)."""
 
 
 def lookup_shape(

@@ -14,12 +14,12 @@ import torch
 from eagle import assets
 from eagle.decoding.method import DEFAULT_SAMPLING, DRAFT_MODEL, GRAFTED, HEAD, LOOKUP, PICKING, SORTED, Method
 from eagle.decoding.speculation import (
+    SORTED_SHAPE,
     Offer,
     draft_model_shape,
     grafted_shape,
     lookup_shape,
     offer_of,
-    sorted_shape,
 )
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.devices import best_device, bfloat16_is_fast
@@ -112,11 +112,9 @@ class ModelChoice:
             sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
             shape = draft_model_shape(total_token, self.depth, self.top_k, sampling, self.paths)
             return replace(shape, least=self.least)
-        if self.drafted_by == SORTED:
-            sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
-            shape = sorted_shape(total_token, self.depth, self.top_k, sampling, self.paths)
-            return replace(shape, least=self.least)
-        stored = self.stored_trees(device).at(self.temperature, self.kind)
+        stored = SORTED_SHAPE
+        if self.drafted_by != SORTED:
+            stored = self.stored_trees(device).at(self.temperature, self.kind)
         if self.drafted_by in GRAFTED:
             stored = grafted_shape(stored)
         bounds = {"total_token": total_token, "paths": self.paths}

@@ -14,7 +14,7 @@ from eagle.decoding.method import (
     RECYCLING,
     SUFFIX,
 )
-from eagle.decoding.speculation import Offer, draft_model_shape, grafted_shape, lookup_shape, sorted_shape
+from eagle.decoding.speculation import SORTED_SHAPE, Offer, draft_model_shape, grafted_shape, lookup_shape
 from eagle.decoding.stored_trees import NO_TREES, StoredTrees
 from eagle.drafters.draft_model import load_draft_model
 from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
@@ -106,9 +106,10 @@ def sorted_offer(draft: SortedDraft, target: Target, quantize: str | None, bound
     """A sorted draft.
 
     Raises:
-        InputError: see ``load_sorted``, ``SortedDraft.exits`` and ``sorted_shape``.
+        InputError: see ``load_sorted``, ``SortedDraft.exits`` and ``TreeShape``.
     """
-    shape = replace(sorted_shape(**bounds.given, sampling=bounds.sampling, paths=bounds.paths), least=bounds.least)
+    of_tree: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths, "least": bounds.least}
+    shape = replace(SORTED_SHAPE, **bounds.given | of_tree)
     model = load_sorted(draft.path, target, draft.exit, quantize)
     return _sized(Offer(SortedDrafter(model, draft.exits(model.blocks)), shape), target, bounds)
 

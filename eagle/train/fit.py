@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -13,16 +11,12 @@ from eagle import assets
 from eagle.drafters.eagle3.config import FLAGS
 from eagle.errors import InputError
 from eagle.identity import BASE, INITIAL, base_identity, head_identity, unchanged
-from eagle.target.base import load_base
-from eagle.target.target import Target
-from eagle.train.answers import ANSWERS, read_answers
-from eagle.train.batches import batch_of, split
+from eagle.train.batches import batch_of
 from eagle.train.fit_settings import FitSettings
 from eagle.train.initial import INITIALS, new_head, shape_for
-from eagle.train.progress import RunFolder, explained
+from eagle.train.progress import explained
 from eagle.train.trainee import Trainee
-from eagle.train.training import Run, accelerator_of
-from eagle.train.vocab import VOCABULARY, DraftVocabulary
+from eagle.train.training import Lessons, Run, accelerator_of, carry_out, frozen_target
 
 FIT = "fit"
 UNITS, UNITS_KEY = "units.safetensors", "units"
@@ -34,30 +28,21 @@ def fit(settings: FitSettings) -> None:
     Raises:
         InputError: anything about the settings, the files or the model that does not fit.
     """
-    folder = settings.folder
     accelerator = accelerator_of(settings)
-    answers = read_answers(folder / ANSWERS, bar=accelerator.is_main_process)
-    training, held_out = split(answers, settings.max_length, settings.held_out)
-    vocabulary = DraftVocabulary.load(folder / VOCABULARY)
+    lessons = Lessons.of(settings, bar=accelerator.is_main_process)
     path = assets.resolve_base(settings.base_model_path)
     started_from = {} if settings.initial in INITIALS else {INITIAL: settings.initial}
     with unchanged(path, *started_from.values()):
-        target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": accelerator.device}))
-        target.refuse_crossing(1, settings.max_length)
-        shape = shape_for(
-            target, vocabulary.size, settings.feature_layers, {flag: getattr(settings, flag) for flag in FLAGS}
-        )
-        head, left_random = new_head(target, shape, vocabulary, settings.initial, settings.seed)
+        target = frozen_target(settings, path, accelerator)
+        flags = {flag: getattr(settings, flag) for flag in FLAGS}
+        shape = shape_for(target, lessons.vocabulary.size, settings.feature_layers, flags)
+        head, left_random = new_head(target, shape, lessons.vocabulary, settings.initial, settings.seed)
         identities = {BASE: base_identity(path)} | {name: head_identity(other) for name, other in started_from.items()}
-    run_folder = RunFolder(folder / FIT)
-    with run_folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
-        run = Run(
-            *(settings, run_folder, accelerator, target, identities, training, held_out, vocabulary),
-            lambda run: Trainee(head, settings, _units(run, settings), target),
-        )
-        if accelerator.is_main_process:
-            run.describe(left_random)
-        run.train()
+
+    def student(run: Run) -> Trainee:
+        return Trainee(head, settings, _units(run, settings), target)
+
+    carry_out(settings, FIT, accelerator, target, identities, lessons, student, left_random)
 
 
 def _units(run: Run, settings: FitSettings) -> Tensor:

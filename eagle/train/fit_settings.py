@@ -125,6 +125,8 @@ class TrainingSettings(ComputingSettings):
         """What decides the weights, in the types of YAML; identities: of the models that were loaded, by setting."""
         shown = {name: value for name, value in asdict(self).items() if name not in SHAPELESS} | dict(identities)
         shown |= {name: list(value) for name, value in shown.items() if isinstance(value, tuple)}
+        if INITIAL in identities:
+            shown["initial"] = "another head"
         told = hashlib.sha256(repr([(document.tokens, document.start) for document in documents]).encode())
         known = hashlib.sha256(vocabulary.d2t.numpy().tobytes())
         digests = {"answers_sha256": told.hexdigest(), "vocabulary_sha256": known.hexdigest()}
@@ -154,14 +156,3 @@ class FitSettings(TrainingSettings):
         super().__post_init__()
         if self.norm_before_fc and self.fc_norm:
             raise InputError("--norm-before-fc and --fc-norm exclude each other")
-
-    def shaping(
-        self,
-        identities: Mapping[str, Identity],
-        documents: Sequence[Document],
-        vocabulary: DraftVocabulary,
-        processes: int,
-    ) -> dict[str, Any]:
-        """See ``TrainingSettings.shaping``; a head to start from is known by what it holds."""
-        shown = super().shaping(identities, documents, vocabulary, processes)
-        return shown | ({"initial": "another head"} if INITIAL in identities else {})

@@ -6,7 +6,6 @@ with the target's own laws, unless hard labels are asked for.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +19,13 @@ from eagle.devices import wide_dtype
 from eagle.drafters.sorted.checkpoint import SortedConfig, first_layers, read_into, write_sorted
 from eagle.drafters.sorted.model import SortedModel
 from eagle.identity import BASE, base_identity, unchanged
-from eagle.target.base import load_base
 from eagle.target.target import Target
-from eagle.train.answers import ANSWERS, read_answers
-from eagle.train.batches import Batch, Document, split
+from eagle.train.batches import Batch, Document
 from eagle.train.features import PACKED, Reading, packed_masks
 from eagle.train.losses import judge
-from eagle.train.progress import RunFolder
 from eagle.train.sorted_settings import HARD, SortedSettings
 from eagle.train.student import Student
-from eagle.train.training import Run, accelerator_of
-from eagle.train.vocab import VOCABULARY, DraftVocabulary
+from eagle.train.training import Lessons, accelerator_of, carry_out, frozen_target
 
 SORTED = "sorted"
 
@@ -148,24 +143,21 @@ def fit_sorted(settings: SortedSettings) -> None:
     Raises:
         InputError: anything about the settings, the files or the model that does not fit.
     """
-    folder = settings.folder
     accelerator = accelerator_of(settings)
-    answers = read_answers(folder / ANSWERS, bar=accelerator.is_main_process)
-    training, held_out = split(answers, settings.max_length, settings.held_out)
-    vocabulary = DraftVocabulary.load(folder / VOCABULARY)
+    lessons = Lessons.of(settings, bar=accelerator.is_main_process)
     path = assets.resolve_base(settings.base_model_path)
     with unchanged(path):
-        target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": accelerator.device}))
-        target.refuse_crossing(1, settings.max_length)
+        target = frozen_target(settings, path, accelerator)
         identities = {BASE: base_identity(path)}
+    draft_ids = lessons.vocabulary.target_ids
     # Refused before anything is read, not when it is to draft.
-    SortedModel(first_layers(target.model, settings.layers), settings.exits, vocabulary.target_ids.to(target.device))
-    run_folder = RunFolder(folder / SORTED)
-    with run_folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
-        run = Run(
-            *(settings, run_folder, accelerator, target, identities, training, held_out, vocabulary),
-            lambda run: SortedStudent(target, settings, vocabulary.target_ids),
-        )
-        if accelerator.is_main_process:
-            run.describe(())
-        run.train()
+    SortedModel(first_layers(target.model, settings.layers), settings.exits, draft_ids.to(target.device))
+    carry_out(
+        settings,
+        SORTED,
+        accelerator,
+        target,
+        identities,
+        lessons,
+        lambda run: SortedStudent(target, settings, draft_ids),
+    )

@@ -1,8 +1,8 @@
 """Training on answers of a target: Hugging Face Accelerate, one command for a CPU, a GPU or many.
 
-A step takes packed batches, lets the frozen target read them, and follows the gradient. Everything is
-decided by the settings, the answers and the number of processes: a run that was interrupted goes on from its last
-checkpoint as if nothing had happened.
+A step takes packed batches, lets the frozen target read them, and follows the gradient. Everything is decided by the
+settings, the answers and the number of processes: a run that was interrupted goes on from its last checkpoint as if
+nothing had happened.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,8 +26,10 @@ from eagle.devices import wide_dtype
 from eagle.errors import InputError
 from eagle.identity import Identity
 from eagle.model.loading import existing_device
+from eagle.target.base import load_base
 from eagle.target.target import Target
-from eagle.train.batches import Batch, Document, batch_of, pack, plan
+from eagle.train.answers import ANSWERS, read_answers
+from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
 from eagle.train.curves import draw_curves
 from eagle.train.features import Reader, Reading
 from eagle.train.fit_settings import TrainingSettings
@@ -35,7 +37,7 @@ from eagle.train.optimizer import Optimizer
 from eagle.train.progress import OPTIMIZER, Progress, RunFolder, explained, read_metrics
 from eagle.train.readings import KeptReadings
 from eagle.train.student import Student, Tally
-from eagle.train.vocab import DraftVocabulary
+from eagle.train.vocab import VOCABULARY, DraftVocabulary
 
 TENSORBOARD = "tensorboard"
 CURVES = "curves.png"
@@ -57,6 +59,80 @@ def accelerator_of(settings: TrainingSettings) -> Accelerator:
     return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_plugin=accumulation)
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What is learned from.
+
+    Attributes:
+        training: documents to train on.
+        held_out: documents to evaluate on.
+        vocabulary: that is drafted.
+    """
+
+    training: list[Document]
+    held_out: list[Document]
+    vocabulary: DraftVocabulary
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, bar: bool) -> Lessons:
+        """Those in a training's folder.
+
+        Args:
+            settings: of the training.
+            bar: whether to show progress.
+
+        Raises:
+            InputError: there are none, or nothing in them to train on.
+        """
+        answers = read_answers(settings.folder / ANSWERS, bar=bar)
+        training, held_out = split(answers, settings.max_length, settings.held_out)
+        return cls(training, held_out, DraftVocabulary.load(settings.folder / VOCABULARY))
+
+
+def frozen_target(settings: TrainingSettings, path: str, accelerator: Accelerator) -> Target:
+    """The target whose answers they are.
+
+    Raises:
+        InputError: it cannot be loaded, or changes its position encoding within a document.
+    """
+    target = Target(load_base(path, dtype=settings.torch_dtype, device_map={"": accelerator.device}))
+    target.refuse_crossing(1, settings.max_length)
+    return target
+
+
+def carry_out(
+    settings: TrainingSettings,
+    name: str,
+    accelerator: Accelerator,
+    target: Target,
+    identities: Mapping[str, Identity],
+    lessons: Lessons,
+    make: Callable[[Run], Student],
+    left_random: Sequence[str] = (),
+) -> None:
+    """Train, or go on training, until the budget is spent.
+
+    Args:
+        settings: of the run.
+        name: of its folder in the training's.
+        accelerator: of this process.
+        target: the frozen target.
+        identities: of the models that were loaded, by setting.
+        lessons: what is learned from.
+        make: what is trained, given the run before it has begun.
+        left_random: parts that begin at random though they were to begin otherwise.
+
+    Raises:
+        InputError: the folder holds a run of other settings, or cannot be written to.
+    """
+    folder = RunFolder(settings.folder / name)
+    with folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
+        run = Run(settings, folder, accelerator, target, identities, lessons, make)
+        if accelerator.is_main_process:
+            run.describe(left_random)
+        run.train()
+
+
 class Run:
     """A training run in progress.
 
@@ -66,9 +142,7 @@ class Run:
         accelerator: of this process.
         target: the frozen target.
         identities: of the models that were loaded, by setting.
-        training: documents to train on.
-        held_out: documents to evaluate on.
-        vocabulary: that is drafted.
+        lessons: what is learned from.
         make: what is trained, given the run before it has begun.
 
     Raises:
@@ -82,11 +156,10 @@ class Run:
         accelerator: Accelerator,
         target: Target,
         identities: Mapping[str, Identity],
-        training: list[Document],
-        held_out: list[Document],
-        vocabulary: DraftVocabulary,
+        lessons: Lessons,
         make: Callable[[Run], Student],
     ) -> None:
+        training, held_out, vocabulary = lessons.training, lessons.held_out, lessons.vocabulary
         self.settings, self.folder, self.accelerator = settings, folder, accelerator
         self.target, self.training = target, training
         self.held_out = held_out[: settings.held_out_most]

@@ -34,6 +34,7 @@ from eagle.decoding.decoding import Decoding
 from eagle.decoding.info import DecodingInfo
 from eagle.decoding.method import DEFAULT_SAMPLING
 from eagle.decoding.speculation import Speculation
+from eagle.decoding.stored_trees import form_of
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
@@ -86,7 +87,7 @@ def contest(entries: Mapping[str, tuple[EaModel, ModelChoice]], temperature: flo
     for name, (model, choice) in entries.items():
         contestants.setdefault("autoregressive", (model, None))
         if temperature > 0 or choice.kind == DETERMINISTIC:
-            contestants[name] = (model, replace(choice, temperature=temperature).shape(model.device.type))
+            contestants[name] = (model, replace(choice, temperature=temperature).shape(form_of(model.target)))
     return contestants
 
 

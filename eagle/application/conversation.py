@@ -22,6 +22,7 @@ from eagle.chat_template import (
 from eagle.clock import Clock
 from eagle.decoding.method import HEAD, VERIFIERS, Method
 from eagle.decoding.sampling_params import SamplingParams
+from eagle.decoding.stored_trees import form_of
 from eagle.errors import ContextFullError, InputError, TemplateRefusalError
 from eagle.identity import readable_name
 from eagle.model.ea_model import EaModel
@@ -116,7 +117,7 @@ class ChatModel:
         model = load(choice)
         # The temperature is each message's own.
         if HEAD in model.offers:
-            trees = choice.stored_trees(model.device.type)
+            trees = choice.stored_trees(form_of(model.target))
             model.offers[HEAD] = replace(model.offers[HEAD], trees=trees)
         name = readable_name(choice.base_model_path or assets.DEFAULT_PAIR)
         return cls(model, system_prompt, seed, name, template)

@@ -1,7 +1,8 @@
 """The trees found for a head, by device, kind and temperature: ``tree.json`` beside its configuration.
 
-``{"cpu": {"hybrid": [{"temperature": 1.0, "total_token": 8, "depth": 1, "top_k": 2, "sampling": {...}}, ...]}}``; those
-of 8-bit models, whose nodes cost less, stand under ``"cpu int8"``.
+``{"cpu": {"hybrid": [{"temperature": 1.0, "total_token": 8, "depth": 1, "top_k": 2, "sampling": {...}}, ...]}}``.
+What a node costs on a CPU hangs on the numbers that are multiplied, so those of 8-bit models stand under ``"cpu
+int8"``, and ``"cpu bfloat16"`` is for a CPU with products in bfloat16.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from eagle.devices import bfloat16_is_fast
 from eagle.errors import InputError
+from eagle.target.int8 import INT8, quantized
+from eagle.target.target import Target
 from eagle.tree.shape import Sampling, TreeShape
 
 TREE_FILE = "tree.json"
@@ -30,13 +36,12 @@ class StoredTrees:
     found: Mapping[str, Mapping[float, TreeShape]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, head: Path, device: str, quantize: str | None = None) -> StoredTrees:
-        """Those in a head's folder for a kind of device (``cpu``, ``cuda``, ``mps``), if any.
+    def read(cls, head: Path, form: str) -> StoredTrees:
+        """Those in a head's folder for a form of the target, if any.
 
         Args:
             head: the folder.
-            device: its kind.
-            quantize: ``int8``; of a kind that none is stored of for it, those without it hold.
+            form: see ``form_of``; of a kind that none is stored of for it, those of the device alone hold.
 
         Raises:
             InputError: the folder's ``tree.json`` cannot be understood.
@@ -44,7 +49,7 @@ class StoredTrees:
         file = head / TREE_FILE
         try:
             stored = _stored(file)
-            return cls(_trees(stored.get(device, {})) | _trees(stored.get(_form(device, quantize), {})))
+            return cls(_trees(stored.get(form.partition(" ")[0], {})) | _trees(stored.get(form, {})))
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise InputError(f"cannot understand {file}: {why}; without it a default tree is used") from error
@@ -66,14 +71,25 @@ class StoredTrees:
 NO_TREES = StoredTrees()
 
 
-def store(head: Path, device: str, found: Mapping[str, Mapping[float, TreeShape]], quantize: str | None = None) -> Path:
-    """Put trees into a head's folder, beside those of other devices, kinds and temperatures; returns the file.
+def form_of(target: Target) -> str:
+    """The name of what decides how much a node costs beside a token: ``cpu``, ``cpu int8``, ``cpu bfloat16`` (where the
+    CPU has products of such numbers), ``cuda``, ``mps``."""
+    device = target.device.type
+    if device == "cpu" and quantized(target.model):
+        return f"{device} {INT8}"
+    if device == "cpu" and target.dtype == torch.bfloat16 and bfloat16_is_fast():
+        return f"{device} bfloat16"
+    return device
+
+
+def store(head: Path, form: str, found: Mapping[str, Mapping[float, TreeShape]]) -> Path:
+    """Put trees into a head's folder, beside those of other forms, kinds and temperatures; returns the file.
 
     Raises:
         InputError: the file that is there cannot be understood, or the folder not be written to.
     """
-    StoredTrees.read(head, device, quantize)
-    file, form = head / TREE_FILE, _form(device, quantize)
+    StoredTrees.read(head, form)
+    file = head / TREE_FILE
     stored = _stored(file)
     before = _trees(stored.get(form, {}))
     stored[form] = {
@@ -90,10 +106,6 @@ def store(head: Path, device: str, found: Mapping[str, Mapping[float, TreeShape]
     except OSError as error:
         raise InputError(f"cannot write {file}: {error}") from error
     return file
-
-
-def _form(device: str, quantize: str | None) -> str:
-    return device if quantize is None else f"{device} {quantize}"
 
 
 def _stored(file: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from eagle.decoding.speculation import (
     lookup_shape,
     offer_of,
 )
-from eagle.decoding.stored_trees import NO_TREES, StoredTrees
+from eagle.decoding.stored_trees import NO_TREES, StoredTrees, form_of
 from eagle.devices import best_device, bfloat16_is_fast
 from eagle.drafters.lookup.drafter import CONTEXT, DEFAULT_LOOKUP, FILES, LETTERS, LookupSettings
 from eagle.drafters.sorted.exits import SortedDraft
@@ -89,9 +89,9 @@ class ModelChoice:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     lookup: LookupSettings = DEFAULT_LOOKUP
 
-    def shape(self, device: str) -> TreeShape:
-        """The bounds of its trees: given, else stored with the head for the device, else the default; where the size is
-        to be measured, the largest that is tried.
+    def shape(self, form: str) -> TreeShape:
+        """The bounds of its trees: given, else stored with the head for the form of the target (``form_of``), else the
+        default; where the size is to be measured, the largest that is tried.
 
         Raises:
             InputError: a number out of its range, or sampled children of a tree that has none.
@@ -114,7 +114,7 @@ class ModelChoice:
             return replace(shape, least=self.least)
         stored = SORTED_SHAPE
         if self.drafted_by != SORTED:
-            stored = self.stored_trees(device).at(self.temperature, self.kind)
+            stored = self.stored_trees(form).at(self.temperature, self.kind)
         if self.drafted_by in GRAFTED:
             stored = grafted_shape(stored)
         bounds = {"total_token": total_token, "paths": self.paths}
@@ -144,12 +144,12 @@ class ModelChoice:
         resolve = assets.resolve_base_and_head if headless else assets.resolve_pair
         return resolve(self.base_model_path, self.ea_model_path)
 
-    def stored_trees(self, device: str) -> StoredTrees:
-        """The trees stored with the head for a kind of device."""
+    def stored_trees(self, form: str) -> StoredTrees:
+        """The trees stored with the head for a form of the target, see ``form_of``."""
         _, head = self.paths_of_models()
         if head is None:
             return NO_TREES
-        return StoredTrees.read(local_folder(head, "the draft head"), device, self.quantize)
+        return StoredTrees.read(local_folder(head, "the draft head"), form)
 
 
 def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
@@ -297,7 +297,9 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
     pair = choices[0]
     device = existing_device(pair.device)
     kind = device.partition(":")[0]
-    shapes = [choice.shape(kind) for choice in choices]
+    # A number out of its range is said before anything is loaded.
+    for choice in choices:
+        choice.shape(kind)
     kwargs: dict[str, Any] = {"dtype": pair.dtype if pair.dtype == "auto" else getattr(torch, pair.dtype)}
     kwargs["device_map"] = {"": device}
     if kind == "cuda" and (pair.gpus > 1 or pair.max_gpu_memory):
@@ -321,6 +323,7 @@ def load_with_trees(choices: Sequence[ModelChoice]) -> tuple[EaModel, list[TreeS
         assets.say("this CPU is slow in bfloat16, as the checkpoint is; --dtype float32 is faster, in twice the memory")
     # Before anything is answered, not with the first prompt.
     processors_of(model.base_model, torch.zeros(1, 1, dtype=torch.int64, device=model.device), 2, model.stop_ids())
+    shapes = [choice.shape(form_of(model.target)) for choice in choices]
     drafters = [choice.drafted_by for choice in choices]
     for drafter in drafters:
         offer_of(model.offers, Method.named(hsd=False, drafter=drafter))

@@ -15,7 +15,7 @@ from eagle.decoding.method import (
     SUFFIX,
 )
 from eagle.decoding.speculation import SORTED_SHAPE, Offer, draft_model_shape, grafted_shape, lookup_shape
-from eagle.decoding.stored_trees import NO_TREES, StoredTrees
+from eagle.decoding.stored_trees import NO_TREES, StoredTrees, form_of
 from eagle.drafters.draft_model import load_draft_model
 from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
 from eagle.drafters.grafted import GraftedDrafter
@@ -85,7 +85,7 @@ def head_offer(path: str, target: Target, quantize: str | None, bounds: Bounds) 
     """
     trees = NO_TREES
     if not bounds.given and bounds.sampling is None:
-        stored = StoredTrees.read(local_folder(path, "the draft head"), target.device.type, quantize)
+        stored = StoredTrees.read(local_folder(path, "the draft head"), form_of(target))
         trees = stored if bounds.least is None else stored.each(lambda shape: replace(shape, least=bounds.least))
     return _sized(Offer(load_head_drafter(path, target, quantize), bounds.of_a_head, trees), target, bounds)
 

@@ -37,7 +37,7 @@ from eagle.data.conversations import read_conversations
 from eagle.decoding.decoding import Decoding
 from eagle.decoding.method import GRAFTED, HEAD, PICKING, Method
 from eagle.decoding.speculation import Speculation, grafted_shape
-from eagle.decoding.stored_trees import TREE_FILE, store
+from eagle.decoding.stored_trees import TREE_FILE, form_of, store
 from eagle.drafters.drafter import Drafter
 from eagle.errors import InputError
 from eagle.folders import local_folder
@@ -300,7 +300,7 @@ def tune(argv: Sequence[str] | None) -> None:
     choice = replace(pair_of(args), drafter=args.drafter)
     model = load(choice)
     drafter = model.offers[args.drafter].drafter
-    on_cpu = model.device.type == "cpu"
+    on_cpu, form = model.device.type == "cpu", form_of(model.target)
     largest = args.largest or (17 if on_cpu else 60)
     deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)
     if args.drafter in PICKING and args.deepest is None:
@@ -310,7 +310,7 @@ def tune(argv: Sequence[str] | None) -> None:
     kinds = (DETERMINISTIC,) if args.drafter in PICKING else (DETERMINISTIC, HYBRID)
     for temperature in args.temperature:
         # Hybrid trees have more to choose from, and what is fast without samples is a place to begin.
-        stored = choice.stored_trees(model.device.type)
+        stored = choice.stored_trees(form)
         fastest = stored.found.get(DETERMINISTIC, {}).get(temperature)
         for kind in kinds:
             if kind not in args.kind or (temperature == 0 and kind == HYBRID):
@@ -331,7 +331,7 @@ def tune(argv: Sequence[str] | None) -> None:
                 print(f"  {as_arguments(shape, args.drafter)}", flush=True)
             elif args.write:
                 folder = local_folder(choice.paths_of_models()[1] or "", "the draft head")
-                written = store(folder, model.device.type, {kind: {temperature: shape}}, args.quantize)
+                written = store(folder, form, {kind: {temperature: shape}})
                 print(f"written to {written}")
 
 

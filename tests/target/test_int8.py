@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from eagle.errors import InputError
+from eagle.target.base import load_base
 from eagle.target.int8 import ENGINE, INT8, LEVELS, Int8Linear, largest_code, quantize_weights, quantized
+from eagle.target.loading import load_target
 from eagle.target.packed import packed_bytes, parameter_count
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.shape import TreeShape
 from eagle.verification import RULES
 from tests.decoding.rounds import round_distances
-from tests.tiny import compiles, load_pair, make_pair
+from tests.tiny import compiles, load_pair, make_base, make_pair
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 pytestmark = pytest.mark.skipif(
@@ -128,6 +130,14 @@ def test_its_weights_take_a_byte_each(pair: tuple[Path, Path]) -> None:
     whole, small = (load_pair(*pair, dtype=torch.float32, quantize=how).base_model for how in (None, INT8))
     assert parameter_count(small) == parameter_count(whole)
     assert packed_bytes(small) * 4 == packed_bytes(whole)
+
+
+def test_a_checkpoint_in_bfloat16_is_quantised_from_float32_unless_asked(tmp_path: Path) -> None:
+    base = make_base("llama", tmp_path / "base")
+    load_base(str(base), dtype=torch.bfloat16).save_pretrained(base)
+    assert load_target(str(base)).dtype == torch.bfloat16
+    assert load_target(str(base), INT8).dtype == load_target(str(base), INT8, dtype="auto").dtype == torch.float32
+    assert load_target(str(base), INT8, verify=False, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_what_is_not_quantised_is_refused(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

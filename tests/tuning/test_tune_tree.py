@@ -6,18 +6,19 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import acceptance as benchmark
 from eagle.decoding.method import Method
-from eagle.decoding.stored_trees import DEFAULT_TREE, StoredTrees, store
+from eagle.decoding.stored_trees import DEFAULT_TREE, StoredTrees, form_of, store
 from eagle.errors import InputError
 from eagle.evaluation.answering.arguments import answering_parser
 from eagle.model import tune_tree
 from eagle.model.ea_model import EaModel
-from eagle.model.loading import ModelChoice
+from eagle.model.loading import ModelChoice, load_with_trees
 from eagle.target.text import Text
 from eagle.tree.chance import chance
 from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
@@ -172,16 +173,28 @@ def test_the_tree_found_at_the_nearest_temperature_is_used(pair: tuple[Path, Pat
     assert found == {0.0: greedy, 0.2: greedy, 0.3: small, 0.7: small, 0.8: large, 1.5: large}
 
 
-def test_trees_of_8_bit_models_are_their_own_where_there_are_some(pair: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(
+    "form", [{"dtype": "float32"}, {"dtype": "float32", "quantize": "int8"}, {"dtype": "bfloat16"}], ids=str
+)
+def test_what_a_node_costs_less_in_has_its_own_trees_where_there_are_some(
+    pair: tuple[Path, Path], form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (pair[1] / "tree.json").unlink(missing_ok=True)
+    monkeypatch.setattr("eagle.decoding.stored_trees.bfloat16_is_fast", lambda: True)
     small, large, mixed = TreeShape(4, 0, 3), TreeShape(12, 2, 3), TreeShape(6, 1, 2, Sampling(0.1, 0.5, 1))
-    store(pair[1], "cpu", {DETERMINISTIC: {0.0: small, 1.0: small}, HYBRID: {1.0: mixed}})
-    store(pair[1], "cpu", {DETERMINISTIC: {1.0: large}}, "int8")
-    for temperature, shapes in ((1.0, (small, large)), (0.0, (small, large))):
-        for quantize, shape in zip((None, "int8"), shapes, strict=True):
-            choice = ModelChoice(str(pair[0]), str(pair[1]), temperature=temperature, quantize=quantize)
-            assert choice.shape("cpu") == shape
-            assert replace(choice, kind=HYBRID).shape("cpu") == mixed
+    store(pair[1], "cpu", {DETERMINISTIC: {1.0: small}, HYBRID: {1.0: mixed}})
+    store(pair[1], "cpu int8", {DETERMINISTIC: {0.0: large, 1.0: large}})
+    store(pair[1], "cpu bfloat16", {DETERMINISTIC: {0.0: large}})
+    choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", **form)
+    model, trees = load_with_trees([replace(choice, kind=kind) for kind in (DETERMINISTIC, HYBRID)])
+    expected = small if form == {"dtype": "float32"} else large
+    assert trees == [expected, mixed]
+    program = EaModel.from_pretrained(
+        True, *map(str, pair), dtype=getattr(torch, form["dtype"]), quantize=form.get("quantize"), device_map="cpu"
+    )
+    assert program.shape_for(Method.named(hsd=False), 1.0) == expected
+    monkeypatch.setattr("eagle.decoding.stored_trees.bfloat16_is_fast", lambda: False)
+    assert form_of(model.target) == ("cpu int8" if "quantize" in form else "cpu")
 
 
 def test_a_model_without_bounds_drafts_the_stored_trees(pair: tuple[Path, Path]) -> None:

@@ -2,7 +2,8 @@
 
 A product of a few rows, which is all that scoring a tree or a token is, takes as long as its weight takes to be read.
 oneDNN has an order of its own for that, in which the products of 8 rows took two thirds of the time that they take in
-the order of a checkpoint (docs/measured.md).
+the order of a checkpoint (docs/measured.md). And each product has to be begun, so what the same rows are multiplied by,
+as for queries, keys and values, is one weight here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import platform
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from eagle.errors import InputError
 
+# Products of the same rows, as the modules of transformers call them.
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 # Rows that the order is chosen for. Of 1, 8 and 64 it was the best all round, see docs/measured.md.
 ROWS = 8
 
@@ -116,6 +119,72 @@ class PackedLinear(OpaqueLinear):
         destination[f"{prefix}weight"] = self.weight
 
 
+class Part(nn.Module):
+    """Some of the outputs of a layer that does the products of several, one after the other called with the same rows.
+
+    Called with other rows than its siblings it is the same layer, if a slow one.
+
+    Args:
+        whole: the layer.
+        begin: first of its outputs.
+        end: behind the last.
+    """
+
+    def __init__(self, whole: Whole, begin: int, end: int) -> None:
+        super().__init__()
+        self.whole, self.begin, self.end = whole, begin, end
+        self.in_features, self.out_features = whole.product.in_features, end - begin
+        self.train(whole.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return self.whole(x)[..., self.begin : self.end]
+
+    def _save_to_state_dict(self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool) -> None:
+        part: dict[str, Any] = {}
+        self.whole.product._save_to_state_dict(part, "", keep_vars)
+        destination.update({f"{prefix}{name}": tensor[self.begin : self.end].clone() for name, tensor in part.items()})
+
+
+class Whole(nn.Module):
+    """The products of several layers at once, kept until each of them has asked for its part.
+
+    Args:
+        product: the layer that does them.
+        parts: layers.
+    """
+
+    def __init__(self, product: OpaqueLinear, parts: int) -> None:
+        super().__init__()
+        self.product, self.parts = product, parts
+        self._last: tuple[Tensor, Tensor] | None = None
+        self._asked = 0
+        self.train(product.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), of all parts."""
+        if self._last is None or self._last[0] is not x:
+            self._last, self._asked = (x, self.product(x)), 0
+        y = self._last[1]
+        self._asked += 1
+        if self._asked == self.parts:
+            self._last = None
+        return y
+
+
+def joined(layers: Sequence[nn.Linear]) -> nn.Linear:
+    """One linear layer with the outputs of several of the same input side by side."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    one = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    one.weight = nn.Parameter(weight, requires_grad=False)
+    if any(layer.bias is not None for layer in layers):
+        biases = [
+            weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers
+        ]
+        one.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return one.train(layers[0].training)
+
+
 def pack_weights(module: nn.Module) -> None:
     """Replace the linear layers of a module that a ``PackedLinear`` can stand for: plain ones, on an x86 CPU, in a
     dtype that it has kernels for.
@@ -131,6 +200,14 @@ def replace_linear(
     module: nn.Module, kind: Callable[[nn.Linear], OpaqueLinear], fits: Callable[[nn.Linear], bool]
 ) -> None:
     """Put layers of a kind in the place of the plain linear layers of a module that are on the CPU and ``fit``."""
+    for names in SIBLINGS:
+        layers = [layer for name in names if isinstance(layer := getattr(module, name, None), nn.Linear)]
+        alike = len({(layer.in_features, layer.bias is None) for layer in layers}) == 1
+        if len(layers) == len(names) and alike and all(_plain(layer) and fits(layer) for layer in layers):
+            whole, end = Whole(kind(joined(layers)), len(layers)), 0
+            for name, layer in zip(names, layers, strict=True):
+                begin, end = end, end + layer.out_features
+                setattr(module, name, Part(whole, begin, end))
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
             if _plain(child) and fits(child):

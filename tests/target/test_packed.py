@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from eagle.errors import InputError
 from eagle.target import packed
-from eagle.target.packed import PackedLinear, pack_weights, parameter_count
+from eagle.target.int8 import quantize_weights
+from eagle.target.packed import PackedLinear, Part, pack_weights, parameter_count
 from tests.tiny import load_pair, make_base, make_pair
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
@@ -59,6 +61,37 @@ def test_a_packed_model_saves_what_was_loaded(tmp_path: Path) -> None:
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("prepare", [pack_weights, quantize_weights], ids=["packed", "int8"])
+def test_products_of_the_same_rows_are_one(prepare: Callable[[nn.Module], None]) -> None:
+    """And of other rows, in whatever order, still those of their own."""
+    torch.manual_seed(0)
+    module, alone = nn.Module(), {}
+    for name, outputs, bias in (("q_proj", 12, True), ("k_proj", 4, True), ("v_proj", 4, True), ("o_proj", 8, False)):
+        linear = nn.Linear(8, outputs, bias=bias)
+        setattr(module, name, linear)
+        alone[name] = nn.Sequential(copy.deepcopy(linear))
+        prepare(alone[name])
+    prepare(module)
+    assert [type(layer) is Part for layer in module.children()] == [True, True, True, False]
+    calls: list[int] = []
+    module.q_proj.whole.product.register_forward_hook(lambda *_: calls.append(1))
+    x, other = torch.randn(2, 5, 8)
+    with torch.inference_mode():
+        for name in ("q_proj", "k_proj", "v_proj", "q_proj", "k_proj", "v_proj"):
+            torch.testing.assert_close(getattr(module, name)(x), alone[name](x), rtol=0, atol=1e-6)
+        assert len(calls) == 2
+        for name, rows in (("k_proj", x), ("k_proj", other), ("q_proj", x), ("v_proj", other), ("q_proj", other)):
+            torch.testing.assert_close(getattr(module, name)(rows), alone[name](rows), rtol=0, atol=1e-6)
+
+
+def test_layers_that_are_not_alike_stay_apart() -> None:
+    module = nn.Module()
+    module.q_proj, module.k_proj, module.v_proj = nn.Linear(8, 4), nn.Linear(8, 4, bias=False), nn.Linear(8, 4)
+    module.gate_proj, module.up_proj = nn.Linear(8, 4), nn.Linear(6, 4)
+    pack_weights(module)
+    assert {type(layer) for layer in module.children()} == {PackedLinear}
+
+
 @pytest.mark.parametrize("moved", [lambda model: model.double(), lambda model: model.to("meta")])
 def test_it_is_not_moved_or_converted(moved: object) -> None:
     module = nn.Sequential(nn.Linear(4, 4))
@@ -81,7 +114,7 @@ def test_its_memory_goes_with_it() -> None:
 def test_texts_are_the_stock_models(tmp_path: Path) -> None:
     base, head = make_pair(tmp_path)
     model = load_pair(base, head, dtype=torch.float32)
-    assert isinstance(model.base_model.model.layers[0].mlp.up_proj, PackedLinear)
+    assert isinstance(model.base_model.model.layers[0].mlp.down_proj, PackedLinear)
     stock = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     expected = stock.generate(PROMPT, max_new_tokens=40, do_sample=False)
     for hsd in (False, True):

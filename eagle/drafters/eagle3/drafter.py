@@ -15,8 +15,8 @@ from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.eagle3.checkpoint import load_head
 from eagle.drafters.eagle3.compiled import CompiledHead
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
-from eagle.drafters.eagle3.int8 import prepare_for_drafting
 from eagle.drafters.eagle3.recorded import MOST_COMMITS, RecordedDrafts
+from eagle.drafters.eagle3.weights import prepare_for_drafting
 from eagle.target.compiling import built_or_said
 from eagle.target.kv_cache import lasting
 from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores, Target

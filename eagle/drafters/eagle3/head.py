@@ -6,7 +6,6 @@ Source: EAGLE-3 (Li et al. 2025, section 3), with the switches of the speculator
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from eagle.target.packed import joined
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PARTS = ("gate_proj", "up_proj", "down_proj")
@@ -153,19 +154,6 @@ class Attention(nn.Module):
             mask = None if seen is None else seen.repeat(groups, 1)
             mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
         return self.o_proj(mixed.reshape(self.heads, n, self.head_dim).transpose(0, 1).reshape(n, -1))
-
-
-def joined(layers: Sequence[nn.Linear]) -> nn.Linear:
-    """One linear layer with the outputs of several of the same input side by side."""
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    one = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    one.weight = nn.Parameter(weight, requires_grad=False)
-    if any(layer.bias is not None for layer in layers):
-        biases = [
-            weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers
-        ]
-        one.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
-    return one.train(layers[0].training)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

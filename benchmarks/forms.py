@@ -79,7 +79,6 @@ def benchmark(argv: Sequence[str] | None) -> None:
     """The whole benchmark."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pair_arguments(parse)
-    parse.set_defaults(dtype="float32")
     parse.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=list(FORMS))
     parse.add_argument("--temperature", type=float, nargs="+", default=[1.0, 0.7, 0.0])
     parse.add_argument("--prompts", type=int, default=20, help="first turns of MT-Bench, evenly spread")
@@ -95,7 +94,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
     inputs = prompts(model, args.prompts, template_arguments(args.chat_template_kwargs))
     level = torch.backends.cpu.get_cpu_capability() if model.device.type == "cpu" else torch.cuda.get_device_name()
     threads = torch.get_num_threads()
-    print(f"{model.target.dtype}, {model.device}, {level}, {threads} threads, torch {torch.__version__}")
+    dtypes = ", ".join(f"{form} in {each.target.dtype}" for form, (each, _) in models.items())
+    print(f"{dtypes}, {model.device}, {level}, {threads} threads, torch {torch.__version__}")
     for warm, _ in models.values():
         warm.eagenerate(inputs[0], max_new_tokens=8)
     print(f"\n| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")

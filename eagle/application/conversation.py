@@ -20,7 +20,7 @@ from eagle.chat_template import (
     template_arguments,
 )
 from eagle.clock import Clock
-from eagle.decoding.method import HEAD, VERIFIERS, Method
+from eagle.decoding.method import HEAD, SORTED, VERIFIERS, Method
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.stored_trees import form_of
 from eagle.errors import ContextFullError, InputError, TemplateRefusalError
@@ -116,9 +116,9 @@ class ChatModel:
         """
         model = load(choice)
         # The temperature is each message's own.
-        if HEAD in model.offers:
+        if choice.drafted_by in (HEAD, SORTED):
             trees = choice.stored_trees(form_of(model.target))
-            model.offers[HEAD] = replace(model.offers[HEAD], trees=trees)
+            model.offers[choice.drafted_by] = replace(model.offers[choice.drafted_by], trees=trees)
         name = readable_name(choice.base_model_path or assets.DEFAULT_PAIR)
         return cls(model, system_prompt, seed, name, template)
 

@@ -1,8 +1,9 @@
-"""The trees found for a head, by device, kind and temperature: ``tree.json`` beside its configuration.
+"""The trees found for what drafts, by device, kind and temperature: ``tree.json`` beside its configuration.
 
 ``{"cpu": {"hybrid": [{"temperature": 1.0, "total_token": 8, "depth": 1, "top_k": 2, "sampling": {...}}, ...]}}``.
 What a node costs on a CPU hangs on the numbers that are multiplied, so those of 8-bit models stand under ``"cpu
-int8"``, and ``"cpu bfloat16"`` is for a CPU with products in bfloat16.
+int8"``, and ``"cpu bfloat16"`` is for a CPU with products in bfloat16. With the trees of a sorted draft stand the ``thresholds``
+of its exits.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from eagle.target.int8 import INT8, quantized
 from eagle.target.target import Target
 from eagle.tree.shape import Sampling, TreeShape
 
-TREE_FILE = "tree.json"
+TREE_FILE, THRESHOLDS = "tree.json", "thresholds"
 DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
 
 
 @dataclass(frozen=True)
 class StoredTrees:
-    """The trees found for a head on a kind of device.
+    """The trees found for a head, or for a sorted draft, on a kind of device.
 
     Attributes:
         found: by kind of tree, then by the temperature at which they were the fastest.
+        thresholds: of the exits of a sorted draft, with its trees.
     """
 
     found: Mapping[str, Mapping[float, TreeShape]] = field(default_factory=dict)
+    thresholds: Mapping[str, Mapping[float, tuple[float, ...]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, head: Path, form: str) -> StoredTrees:
@@ -49,7 +52,14 @@ class StoredTrees:
         file = head / TREE_FILE
         try:
             stored = _stored(file)
-            return cls(_trees(stored.get(form.partition(" ")[0], {})) | _trees(stored.get(form, {})))
+            rows = _by_temperature(stored.get(form.partition(" ")[0], {})) | _by_temperature(stored.get(form, {}))
+            return cls(
+                {kind: {at: _shape(row) for at, row in found.items()} for kind, found in rows.items()},
+                {
+                    kind: {at: tuple(map(float, row[THRESHOLDS])) for at, row in found.items() if THRESHOLDS in row}
+                    for kind, found in rows.items()
+                },
+            )
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise InputError(f"cannot understand {file}: {why}; without it a default tree is used") from error
@@ -82,8 +92,22 @@ def form_of(target: Target) -> str:
     return device
 
 
-def store(head: Path, form: str, found: Mapping[str, Mapping[float, TreeShape]]) -> Path:
-    """Put trees into a head's folder, beside those of other forms, kinds and temperatures; returns the file.
+def store(
+    head: Path,
+    form: str,
+    found: Mapping[str, Mapping[float, TreeShape]],
+    thresholds: Sequence[float] | None = None,
+) -> Path:
+    """Put trees into the folder of what drafts them, beside those of other forms, kinds and temperatures.
+
+    Args:
+        head: the folder.
+        form: see ``form_of``.
+        found: by kind, then by temperature.
+        thresholds: with which a sorted draft drafts them.
+
+    Returns:
+        The file.
 
     Raises:
         InputError: the file that is there cannot be understood, or the folder not be written to.
@@ -91,14 +115,12 @@ def store(head: Path, form: str, found: Mapping[str, Mapping[float, TreeShape]])
     StoredTrees.read(head, form)
     file = head / TREE_FILE
     stored = _stored(file)
-    before = _trees(stored.get(form, {}))
-    stored[form] = {
-        kind: [
-            {"temperature": temperature, **shape.record()}
-            for temperature, shape in sorted({**before.get(kind, {}), **found.get(kind, {})}.items())
-        ]
-        for kind in sorted({*before, *found})
-    }
+    rows = _by_temperature(stored.get(form, {}))
+    exits = {} if thresholds is None else {THRESHOLDS: list(thresholds)}
+    for kind, trees in found.items():
+        own = rows.setdefault(kind, {})
+        own |= {at: {"temperature": at, **shape.record(), **exits} for at, shape in trees.items()}
+    stored[form] = {kind: [row for _, row in sorted(rows[kind].items())] for kind in sorted(rows)}
     temporary = file.with_name(f".{file.name}")
     try:
         temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
@@ -112,11 +134,11 @@ def _stored(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
 
 
-def _trees(kinds: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[float, TreeShape]]:
-    return {kind: {float(row["temperature"]): _shape(row) for row in rows} for kind, rows in kinds.items()}
+def _by_temperature(kinds: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[float, Mapping[str, Any]]]:
+    return {kind: {float(row["temperature"]): row for row in rows} for kind, rows in kinds.items()}
 
 
 def _shape(row: Mapping[str, Any]) -> TreeShape:
-    numbers = {name: value for name, value in row.items() if name not in ("temperature", "sampling")}
+    numbers = {name: value for name, value in row.items() if name not in ("temperature", "sampling", THRESHOLDS)}
     sampling = row.get("sampling")
     return TreeShape(**numbers, sampling=Sampling(**sampling) if sampling else None)

@@ -21,7 +21,7 @@ from eagle.decoding.speculation import (
     lookup_shape,
     offer_of,
 )
-from eagle.decoding.stored_trees import NO_TREES, StoredTrees, form_of
+from eagle.decoding.stored_trees import DEFAULT_TREE, NO_TREES, StoredTrees, form_of
 from eagle.devices import best_device, bfloat16_is_fast
 from eagle.drafters.lookup.drafter import CONTEXT, DEFAULT_LOOKUP, FILES, LETTERS, LookupSettings
 from eagle.drafters.sorted.exits import SortedDraft
@@ -112,9 +112,8 @@ class ModelChoice:
             sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
             shape = draft_model_shape(total_token, self.depth, self.top_k, sampling, self.paths)
             return replace(shape, least=self.least)
-        stored = SORTED_SHAPE
-        if self.drafted_by != SORTED:
-            stored = self.stored_trees(form).at(self.temperature, self.kind)
+        default = SORTED_SHAPE if self.drafted_by == SORTED else DEFAULT_TREE
+        stored = self.stored_trees(form).at(self.temperature, self.kind, default)
         if self.drafted_by in GRAFTED:
             stored = grafted_shape(stored)
         bounds = {"total_token": total_token, "paths": self.paths}
@@ -145,7 +144,10 @@ class ModelChoice:
         return resolve(self.base_model_path, self.ea_model_path)
 
     def stored_trees(self, form: str) -> StoredTrees:
-        """The trees stored with the head for a form of the target, see ``form_of``."""
+        """The trees stored with the head, or with the sorted draft where that drafts, for a form of the target, see
+        ``form_of``."""
+        if self.drafted_by == SORTED and self.sorted_draft is not None:
+            return StoredTrees.read(local_folder(self.sorted_draft.path, "the sorted draft"), form)
         _, head = self.paths_of_models()
         if head is None:
             return NO_TREES

@@ -103,15 +103,18 @@ def draft_model_offer(
 
 
 def sorted_offer(draft: SortedDraft, target: Target, quantize: str | None, bounds: Bounds) -> Offer:
-    """A sorted draft.
+    """A sorted draft, with the trees and the exits stored with it unless something was said of them.
 
     Raises:
-        InputError: see ``load_sorted``, ``SortedDraft.exits`` and ``TreeShape``.
+        InputError: see ``load_sorted``, ``SortedDraft.exits``, ``StoredTrees.read`` and ``TreeShape``.
     """
     of_tree: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths, "least": bounds.least}
     shape = replace(SORTED_SHAPE, **bounds.given | of_tree)
+    stored = StoredTrees.read(local_folder(draft.path, "the sorted draft"), form_of(target))
+    trees = stored if not bounds.given and not any(of_tree.values()) else NO_TREES
     model = load_sorted(draft.path, target, draft.exit, quantize)
-    return _sized(Offer(SortedDrafter(model, draft.exits(model.blocks)), shape), target, bounds)
+    drafter = SortedDrafter(model, draft.exits(model.blocks, stored.thresholds))
+    return _sized(Offer(drafter, shape, trees), target, bounds)
 
 
 def _sized(offer: Offer, target: Target, bounds: Bounds) -> Offer:

@@ -5,8 +5,8 @@ training prompts, for every size at once (growth with the same draws keeps for a
 for a larger one). With the time of drafting, of the target's forward over so many nodes and of verification, all
 measured here, it gives tokens a second; the best third of the shapes goes on to twice as many further contexts, until
 few are left. ``--write`` stores the result beside the head's configuration, where the programs find it. With
-``--drafter`` the trees are those of another drafter, whose sizes differ from context to context; what is found is
-printed as arguments.
+``--drafter`` the trees are those of another drafter: of a sorted draft each with thresholds for its exits, which are
+stored with them; of look-up, whose sizes differ from context to context, what is found is printed as arguments.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ from eagle.chat_template import (
 from eagle.clock import Clock
 from eagle.data.conversations import read_conversations
 from eagle.decoding.decoding import Decoding
-from eagle.decoding.method import GRAFTED, HEAD, PICKING, Method
-from eagle.decoding.speculation import Speculation, grafted_shape
+from eagle.decoding.method import GRAFTED, HEAD, PICKING, SORTED, Method
+from eagle.decoding.speculation import Speculation, grafted_shape, offer_of
 from eagle.decoding.stored_trees import TREE_FILE, form_of, store
 from eagle.drafters.drafter import Drafter
+from eagle.drafters.sorted.drafter import SortedDrafter
+from eagle.drafters.sorted.exits import Thresholds
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
-from eagle.model.loading import add_pair_arguments, load, pair_of
+from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
 from eagle.target.text import Text
 from eagle.tree.draft_tree import DraftTree
@@ -58,6 +60,10 @@ LONGEST_PROMPT = 600
 FINALISTS = 12
 # Probabilities of a node that is worth scoring, where something is looked up.
 LEASTS = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
+# Largest probabilities above which a node may leave a sorted draft at an exit.
+THRESHOLDS_TRIED = (0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
+# What has its trees stored beside it.
+STORED = (HEAD, SORTED)
 # Values of total_token that are tried.
 SIZES = (3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 32, 40, 48, 60)
 
@@ -195,21 +201,19 @@ def any_tree(nodes: int) -> DraftTree:
 
 def search(
     model: EaModel,
-    drafter: Drafter,
     kind: str,
-    candidates: list[TreeShape],
+    candidates: list[tuple[Drafter, TreeShape]],
     sizes: tuple[int, ...],
     contexts: int,
     prompts: Iterator[Tensor],
     warper: Warper,
-) -> tuple[TreeShape, float]:
-    """Successive halving; returns the fastest shape and its expected tokens a second.
+) -> tuple[Drafter, TreeShape, float]:
+    """Successive halving; returns the drafter and the shape that are the fastest, and their expected tokens a second.
 
     Args:
         model: the pair.
-        drafter: one of its.
         kind: of the trees.
-        candidates: shapes of the largest size.
+        candidates: what drafts, and shapes of the largest size.
         sizes: values of ``total_token`` to choose from.
         contexts: of the first stage; each further one has twice as many.
         prompts: enough of them.
@@ -217,9 +221,9 @@ def search(
     """
     rule = Method.named(hsd=kind == HYBRID).rule
     generator = torch.Generator().manual_seed(0)
-    trials = [Trial(Candidate(drafter, shape, (rule,), sizes)) for shape in candidates]
+    trials = [Trial(Candidate(drafter, shape, (rule,), sizes)) for drafter, shape in candidates]
     full = TreeShape(max(sizes), 4, 5, Sampling(0.0, 1.0, 1) if kind == HYBRID else None)
-    rest = seconds_without_drafting(model, drafter, full, sizes, next(prompts), warper)
+    rest = seconds_without_drafting(model, candidates[0][0], full, sizes, next(prompts), warper)
 
     def fastest(trial: Trial) -> float:
         return max(trial.speeds(rest).values())
@@ -247,8 +251,7 @@ def search(
         for trial in trials[:5]:
             speeds = trial.speeds(rest)
             size = max(speeds, key=speeds.__getitem__)
-            shape = trial.candidate.shape
-            print(f"  {speeds[size]:.2f} tokens/s: {replace(shape, total_token=size)}")
+            print(f"  {speeds[size]:.2f} tokens/s: {described(trial.candidate, size)}")
         if len(trials) <= FINALISTS:
             break
         trials, contexts = trials[: len(trials) // 3], 2 * contexts
@@ -257,7 +260,27 @@ def search(
     size = max(speeds, key=speeds.__getitem__)
     shape = best.candidate.shape
     levels = min(shape.depth + 1, size - 1)
-    return replace(shape, total_token=size, depth=levels - 1), speeds[size]
+    return best.candidate.drafter, replace(shape, total_token=size, depth=levels - 1), speeds[size]
+
+
+def described(candidate: Candidate, size: int) -> str:
+    """Its tree, and what else decides its drafts."""
+    settled = dict(candidate.drafter.settled) if isinstance(candidate.drafter, SortedDrafter) else {}
+    return f"{replace(candidate.shape, total_token=size)} {settled or ''}".rstrip()
+
+
+def with_exits(
+    drafter: SortedDrafter, shapes: Sequence[TreeShape], source: random.Random
+) -> list[tuple[Drafter, TreeShape]]:
+    """Each shape with thresholds drawn at random for its exits; the fixed exits (0: all leave; 1: none does) among
+    them as often as all others."""
+    blocks = drafter.model.blocks
+    fixed = [(1.0,) * exit_number + (0.0,) * (blocks - 1 - exit_number) for exit_number in range(blocks)]
+    mixed = list(itertools.product(THRESHOLDS_TRIED, repeat=blocks - 1))
+    drawn = [source.choice(fixed) if number % 2 else source.choice(mixed) for number in range(len(shapes))]
+    # One drafter for each, which all its shapes share: it reads every text once.
+    drafters = {each: SortedDrafter(drafter.model, Thresholds(each, blocks)) for each in dict.fromkeys(drawn)}
+    return [(drafters[each], shape) for each, shape in zip(drawn, shapes, strict=True)]
 
 
 def as_arguments(shape: TreeShape, drafter: str) -> str:
@@ -276,7 +299,7 @@ def tune(argv: Sequence[str] | None) -> None:
     )
     parse.add_argument(
         "--drafter",
-        choices=(HEAD, *PICKING, *GRAFTED),
+        choices=(HEAD, SORTED, *PICKING, *GRAFTED),
         default=HEAD,
         help="whose trees; what is looked up has one kind",
     )
@@ -288,18 +311,18 @@ def tune(argv: Sequence[str] | None) -> None:
     parse.add_argument("--largest", type=int, help="total_token; default 17 on a CPU, 60 elsewhere")
     parse.add_argument("--deepest", type=int, help="depth; default 3 on a CPU, 7 elsewhere, of look-up 11")
     parse.add_argument("--seed", type=int, default=0)
-    parse.add_argument("--write", action="store_true", help=f"store the result in the head's {TREE_FILE}")
+    parse.add_argument("--write", action="store_true", help=f"store the result in {TREE_FILE} beside what drafts")
     args = parse.parse_args(argv)
     for name, least in (("shapes", 1), ("contexts", 1), ("largest", SIZES[0]), ("deepest", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} must be {least} or more, not {value}")
-    if args.write and args.drafter != HEAD:
-        raise InputError(f"--write stores the head's trees; those of {args.drafter} are printed as arguments")
+    if args.write and args.drafter not in STORED:
+        raise InputError(f"--write stores the trees of a model; those of {args.drafter} are printed as arguments")
     arguments = template_arguments(args.chat_template_kwargs)
     choice = replace(pair_of(args), drafter=args.drafter)
     model = load(choice)
-    drafter = model.offers[args.drafter].drafter
+    drafter = offer_of(model.offers, Method.named(hsd=False, drafter=args.drafter)).drafter
     on_cpu, form = model.device.type == "cpu", form_of(model.target)
     largest = args.largest or (17 if on_cpu else 60)
     deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)
@@ -316,23 +339,37 @@ def tune(argv: Sequence[str] | None) -> None:
             if kind not in args.kind or (temperature == 0 and kind == HYBRID):
                 continue
             if args.drafter in PICKING:
-                candidates = looked_up_shapes(sizes[-1], deepest, args.shapes, source)
+                tried = looked_up_shapes(sizes[-1], deepest, args.shapes, source)
             elif args.drafter in GRAFTED:
-                candidates = grafted_shapes(stored.at(temperature, kind), sizes[-1])
+                tried = grafted_shapes(stored.at(temperature, kind), sizes[-1])
             else:
-                candidates = shapes(kind, sizes[-1], deepest, args.shapes, source, fastest if kind == HYBRID else None)
+                tried = shapes(kind, sizes[-1], deepest, args.shapes, source, fastest if kind == HYBRID else None)
+            candidates: list[tuple[Drafter, TreeShape]] = [(drafter, shape) for shape in tried]
+            if isinstance(drafter, SortedDrafter):
+                candidates = with_exits(drafter, tried, source)
             prompts = training_prompts(model, args.prompts, args.seed, arguments)
             warper = Warper(temperature)
-            shape, speed = search(model, drafter, kind, candidates, sizes, args.contexts, prompts, warper)
+            best, shape, speed = search(model, kind, candidates, sizes, args.contexts, prompts, warper)
             print(f"T={temperature}, {kind}: {shape}, {speed:.1f} tokens/s expected", flush=True)
             if kind == DETERMINISTIC:
                 fastest = shape
-            if args.drafter != HEAD:
+            if args.drafter not in STORED:
                 print(f"  {as_arguments(shape, args.drafter)}", flush=True)
-            elif args.write:
-                folder = local_folder(choice.paths_of_models()[1] or "", "the draft head")
-                written = store(folder, form, {kind: {temperature: shape}})
+                continue
+            thresholds = None
+            if isinstance(best, SortedDrafter):
+                thresholds = best.settled["thresholds"]
+                print(f"  exits: {' '.join(map(str, thresholds))}", flush=True)
+            if args.write:
+                written = store(folder_of_trees(choice), form, {kind: {temperature: shape}}, thresholds)
                 print(f"written to {written}")
+
+
+def folder_of_trees(choice: ModelChoice) -> Path:
+    """Where the trees of what drafts are stored."""
+    if choice.drafted_by == SORTED and choice.sorted_draft is not None:
+        return local_folder(choice.sorted_draft.path, "the sorted draft")
+    return local_folder(choice.paths_of_models()[1] or "", "the draft head")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,8 @@ import torch
 from benchmarks import acceptance as benchmark
 from eagle.decoding.method import Method
 from eagle.decoding.stored_trees import DEFAULT_TREE, StoredTrees, form_of, store
+from eagle.drafters.sorted.drafter import SortedDrafter
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
 from eagle.evaluation.answering.arguments import answering_parser
 from eagle.model import tune_tree
@@ -25,7 +27,7 @@ from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.tuning.acceptance import Candidate, expected_lengths, union
 from eagle.verification import RULES
-from tests.tiny import make_chat_pair
+from tests.tiny import make_chat_pair, make_sorted_draft
 
 
 def test_expected_lengths_are_what_generations_accept(llama: EaModel) -> None:
@@ -154,6 +156,40 @@ def test_the_search_prints_what_asks_for_the_trees_of_another_drafter(
     assert f"{replace(choice, **bounds).shape('cpu')}, " in said[-2]
     assert tune_tree.main([*search, "--write"]) == 2
     assert f"those of {drafter} are printed as arguments" in capsys.readouterr().err
+
+
+def test_the_search_stores_the_exits_of_a_sorted_draft(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = make_sorted_draft(pair[0], tmp_path / "draft")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {number}"}) + "\n" for number in range(40)))
+    sorted_draft = ["--drafter", "sorted", "--sorted-model-path", str(draft)]
+    search = [*arguments(pair, prompts), *sorted_draft, "--temperature", "1.0", "0.0"]
+    assert tune_tree.main([*search, "--write"]) == 0
+    said = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  exits:")]
+    stored = StoredTrees.read(draft, "cpu")
+    exits = [stored.thresholds[kind][at] for kind, at in ((DETERMINISTIC, 1.0), (HYBRID, 1.0), (DETERMINISTIC, 0.0))]
+    assert [tuple(map(float, line)) for line in said] == exits
+    # The programs draft with both.
+    choice = ModelChoice(str(pair[0]), sorted_draft=SortedDraft(str(draft)), device="cpu", drafter="sorted")
+    model, trees = load_with_trees([replace(choice, kind=kind, temperature=1.0) for kind in (DETERMINISTIC, HYBRID)])
+    assert trees == [stored.at(1.0, kind) for kind in (DETERMINISTIC, HYBRID)]
+    drafter = model.offers["sorted"].drafter
+    assert isinstance(drafter, SortedDrafter)
+    for kind, at in ((DETERMINISTIC, 1.0), (HYBRID, 1.0), (DETERMINISTIC, 0.0)):
+        assert tuple(drafter.exits.at(at, kind).settled["thresholds"]) == stored.thresholds[kind][at]
+    paths = True, str(pair[0])
+    chosen = EaModel.from_pretrained(*paths, sorted_draft=SortedDraft(str(draft)), device_map="cpu")
+    assert chosen.shape_for(Method.named(hsd=True, drafter="sorted"), 1.0) == stored.at(1.0, HYBRID)
+    # What is asked for counts.
+    for given, settled in (
+        (SortedDraft(str(draft), thresholds=(0.3, 0.4)), [0.3, 0.4]),
+        (SortedDraft(str(draft), 1), None),
+    ):
+        drafter = EaModel.from_pretrained(*paths, sorted_draft=given, device_map="cpu").offers["sorted"].drafter
+        assert drafter.settled.get("thresholds") == settled
+        assert "calibrated" not in drafter.settled
 
 
 def test_times_of_sizes_between_measured_ones_lie_on_a_line() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.levels import Levels
-from eagle.drafters.sorted.exits import Exits
+from eagle.drafters.sorted.exits import Calibration, Exits
 from eagle.drafters.sorted.model import Rows, SortedModel
 from eagle.target.kv_cache import TreeCache
 from eagle.target.target import PREFILL_STEP, Scores
@@ -24,7 +24,7 @@ from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.growth import grow
-from eagle.tree.shape import TreeShape
+from eagle.tree.shape import DETERMINISTIC, HYBRID, TreeShape
 
 
 class SortedDrafter(Drafter):
@@ -37,7 +37,7 @@ class SortedDrafter(Drafter):
 
     name, reads = "sorted", Reads.NOTHING
 
-    def __init__(self, model: SortedModel, exits: Exits) -> None:
+    def __init__(self, model: SortedModel, exits: Exits | Calibration) -> None:
         self.model, self.exits = model, exits
 
     @property
@@ -75,7 +75,8 @@ class SortedDrafting(Drafting):
     """
 
     def __init__(self, drafter: SortedDrafter, cache: TreeCache, text: Text, tokens: Sequence[int]) -> None:
-        self.model, self.exits, self.cache = drafter.model, drafter.exits, cache
+        self.model, self.cache = drafter.model, cache
+        self._choice, self._temperature = drafter.exits, text.warper.temperature
         self.tokens, self.written = tokens, text.written(tokens)
         self.prompt_length = text.prompt.shape[1]
         self._prompt = text.prompt
@@ -95,13 +96,14 @@ class SortedDrafting(Drafting):
         root, levels = self.tokens[-1], shape.levels(room)
         if levels < 1:
             return root_only(root)
+        exits = self._choice.at(self._temperature, DETERMINISTIC if shape.sampling is None else HYBRID)
         support = self.model.draft_ids
         texts = LevelTexts(self.written, support, self.model.scorer.vocab_size)
-        logits = texts(self._behind_the_text())[0]
+        logits = texts(self._behind_the_text(exits))[0]
 
         def expand(tokens: Tensor, parents: Tensor) -> Tensor:
             texts.descend(tokens, parents)
-            return texts(self._level(tokens, parents))
+            return texts(self._level(tokens, parents, exits))
 
         return grow(root, logits, expand, support, shape, levels, chance)
 
@@ -134,7 +136,7 @@ class SortedDrafting(Drafting):
         self._depths: list[int] = []
         self._ancestors = torch.zeros(0, 0, dtype=torch.bool)
 
-    def _behind_the_text(self) -> Tensor:
+    def _behind_the_text(self, exits: Exits) -> Tensor:
         """Commit what is not in the cache yet; (1, D) logits of what follows the text."""
         # Forgets a tree that nobody learned from; the last token is read again where all are known.
         self._leave_tree()
@@ -148,9 +150,9 @@ class SortedDrafting(Drafting):
         hidden = self._run(0, self.model.embed(new), slots)
         if self.model.blocks > 1 and len(new) > 1:
             self._waiting[1].append(Waiting(hidden[:-1], tuple(slots[:-1])))
-        return self._through(hidden[-1:], slots[-1:])
+        return self._through(hidden[-1:], slots[-1:], exits)
 
-    def _level(self, tokens: Tensor, parents: Tensor) -> Tensor:
+    def _level(self, tokens: Tensor, parents: Tensor, exits: Exits) -> Tensor:
         """(n, D) logits of what follows the nodes of a level."""
         count, above = len(tokens), len(self._ancestors)
         parents_on_host = parents.cpu()
@@ -165,14 +167,14 @@ class SortedDrafting(Drafting):
         self._levels.add(tokens, parents)
         self._last = count
         slots = range(self.cache.committed + above, self.cache.committed + above + count)
-        return self._through(self._run(0, self.model.embed(tokens), slots), slots)
+        return self._through(self._run(0, self.model.embed(tokens), slots), slots, exits)
 
-    def _through(self, hidden: Tensor, slots: Sequence[int]) -> Tensor:
+    def _through(self, hidden: Tensor, slots: Sequence[int], exits: Exits) -> Tensor:
         """(n, D) logits of nodes, each from the exit at which it leaves; ``hidden`` are their states at the first."""
         logits = self.model.logits(hidden)
         found, going, places = logits, torch.arange(len(hidden)), tuple(slots)
         for block in range(1, self.model.blocks):
-            deeper = self.exits.deeper(block - 1, logits)
+            deeper = exits.deeper(block - 1, logits)
             if len(leaving := (~deeper).nonzero()[:, 0]):
                 self._wait(block, hidden[leaving.to(hidden.device)], [places[i] for i in leaving.tolist()])
             if not deeper.any():

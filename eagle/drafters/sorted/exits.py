@@ -42,13 +42,23 @@ class SortedDraft:
         if self.exit is not None and self.thresholds is not None:
             raise InputError("with one --exit there are no --exit-thresholds")
 
-    def exits(self, count: int) -> Exits:
+    def exits(self, count: int, found: Mapping[str, Mapping[float, Sequence[float]]]) -> Exits | Calibration:
         """Who leaves where, of a model with so many exits.
+
+        Args:
+            count: of them.
+            found: thresholds that were the fastest, see ``Calibration``.
 
         Raises:
             InputError: thresholds that do not fit.
         """
-        return LastExit() if self.thresholds is None else Thresholds(self.thresholds, count)
+        if self.thresholds is not None:
+            return Thresholds(self.thresholds, count)
+        if self.exit is not None or not found:
+            return LastExit()
+        return Calibration(
+            {kind: {at: Thresholds(each, count) for at, each in of.items()} for kind, of in found.items()}
+        )
 
 
 class Exits(ABC):
@@ -57,6 +67,10 @@ class Exits(ABC):
     @abstractmethod
     def deeper(self, exit_number: int, logits: Tensor) -> Tensor:
         """Of nodes at an exit that is not the last: (n, D) logits there -> (n,) bool on the host, who goes on."""
+
+    def at(self, temperature: float, kind: str) -> Exits:
+        """The same in every text."""
+        return self
 
     @property
     @abstractmethod
@@ -105,3 +119,30 @@ class Thresholds(Exits):
     def settled(self) -> Mapping[str, Any]:
         """See ``Exits.settled``."""
         return {"thresholds": list(self._thresholds)}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Exits that were the fastest on training prompts, weighing what the layers behind an exit cost on this machine
+    against what was accepted more for them (``python -m eagle.model.tune_tree --drafter sorted``).
+
+    Attributes:
+        found: by kind of tree, then by the temperature of the text.
+    """
+
+    found: Mapping[str, Mapping[float, Thresholds]]
+
+    def at(self, temperature: float, kind: str) -> Exits:
+        """Those found at the temperature nearest to this one; the last exit for a kind of which none were."""
+        found = self.found.get(kind)
+        return LastExit() if not found else found[min(found, key=lambda known: (abs(known - temperature), known))]
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """See ``Exits.settled``."""
+        return {
+            "calibrated": {
+                kind: {str(at): each.settled["thresholds"] for at, each in found.items()}
+                for kind, found in self.found.items()
+            }
+        }

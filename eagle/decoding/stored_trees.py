@@ -2,8 +2,8 @@
 
 ``{"cpu": {"hybrid": [{"temperature": 1.0, "total_token": 8, "depth": 1, "top_k": 2, "sampling": {...}}, ...]}}``.
 What a node costs on a CPU hangs on the numbers that are multiplied, so those of 8-bit models stand under ``"cpu
-int8"``, and ``"cpu bfloat16"`` is for a CPU with products in bfloat16. With the trees of a sorted draft stand the ``thresholds``
-of its exits.
+int8"``, and ``"cpu bfloat16"`` is for a CPU with products in bfloat16. With the trees of a sorted draft stand the
+``thresholds`` of its exits.
 """
 
 from __future__ import annotations

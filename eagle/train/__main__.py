@@ -1,4 +1,5 @@
-"""Training an EAGLE-3 head: ``python -m eagle.train {generate,vocab,fit,export,run}``; or a sorted draft: ``sorted``.
+"""Training an EAGLE-3 head: ``python -m eagle.train {generate,vocab,fit,export,run}``; or a sorted draft: ``sorted``
+and ``export-sorted``.
 
   generate  answers by the target itself
   vocab     the draft vocabulary, from the answers
@@ -6,6 +7,7 @@
   export    the head, in the official and the speculators layout, with a model card
   run       all four, one after the other
   sorted    the target's first layers, with exits, on the same answers and vocabulary
+  export-sorted  these as a draft, and where all of it was trained each exit as a model
 
 Every stage goes on where it was interrupted. They share a folder (--out); the merged settings are in its config.yaml.
 """
@@ -37,7 +39,9 @@ from eagle.train.fit import fit
 from eagle.train.fit_settings import FitSettings
 from eagle.train.generate import GenerateSettings, generate
 from eagle.train.initial import INITIALS, new_head
+from eagle.train.progress import read_metrics
 from eagle.train.settings import CONFIG
+from eagle.train.sorted_export import EXPORT_SORTED, SortedExportSettings, export_sorted
 from eagle.train.sorted_fit import SORTED, fit_sorted
 from eagle.train.sorted_settings import SortedSettings
 from eagle.train.vocab import VOCABULARY, DraftVocabulary, VocabSettings, build_vocabulary
@@ -53,7 +57,9 @@ SMOKE: dict[str, dict[str, Any]] = {
     "vocab": {},
     "fit": {"drafting_steps": 5, "epochs": 3, "every": 1000, "max_length": 256, "keep_readings": True},
     "export": {},
+    "sorted": {"epochs": 6, "every": 1000, "max_length": 256, "keep_readings": True},
 }
+SMOKE_SORTED = ("generate", "vocab", "sorted", "export-sorted")
 SMOKE_PROMPTS, SMOKE_CONTEXTS = 6, 6
 
 
@@ -73,6 +79,7 @@ STAGES = {
     "fit": Stage(FitSettings, fit, "train the head"),
     "export": Stage(ExportSettings, export, "write the trained head"),
     SORTED: Stage(SortedSettings, fit_sorted, "train a sorted draft, the target's first layers with exits"),
+    EXPORT_SORTED: Stage(SortedExportSettings, export_sorted, "write the trained sorted draft"),
 }
 
 
@@ -89,6 +96,10 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=stage.summary, description=stage.summary, allow_abbrev=False)
         one.add_argument("--config", type=Path, help=CONFIG_HELP)
         options.add_options(one, stage.settings)
+        if name == SORTED:
+            one.add_argument(
+                "--smoke", action="store_true", help="few answers and steps of it all; exit status 1 if it was in vain"
+            )
     every = commands.add_parser(RUN, help="all of them", description="all stages", allow_abbrev=False)
     every.add_argument("--config", type=Path, help=CONFIG_HELP)
     every.add_argument(
@@ -113,9 +124,11 @@ def train(argv: Sequence[str] | None) -> None:
     """
     args = parser().parse_args(argv)
     names = list(RUNS) if args.stage == RUN else [args.stage]
+    if args.stage == SORTED and args.smoke:
+        names = list(SMOKE_SORTED)
     kinds = {name: stage.settings for name, stage in STAGES.items()}
     read = options.read_config(args.config, kinds) if args.config else {}
-    smoke = SMOKE if args.stage == RUN and args.smoke else {}
+    smoke = SMOKE if args.stage in (RUN, SORTED) and args.smoke else {}
     merged: dict[str, Any] = {}
     for name in names:
         kind = kinds[name]
@@ -127,8 +140,26 @@ def train(argv: Sequence[str] | None) -> None:
             assets.say(f"--- {name} ---")
         with options.on_record(out / CONFIG, name, merged[name]):
             STAGES[name].work(merged[name])
-    if smoke:
+    if smoke and args.stage == RUN:
         compare_with_untrained(merged["fit"], out)
+    elif smoke:
+        compare_with_the_start(out)
+
+
+def compare_with_the_start(out: Path) -> None:
+    """Print how near each exit of a sorted draft is to the target on held-out answers, before and after training.
+
+    Raises:
+        SystemExit: (status 1) an exit is no nearer than before.
+    """
+    before, *_, after = (line["overlap"] for line in read_metrics(out / SORTED) if line["kind"] == "held_out")
+    print("\noverlap with the target on held-out answers")
+    print(f"{'':<10}" + "".join(f"{f'exit {number}':>10}" for number in range(1, 1 + len(before))))
+    for name, values in (("untrained", before), ("trained", after)):
+        print(f"{name:<10}" + "".join(f"{value:>10.3f}" for value in values))
+    if any(late <= early for early, late in zip(before, after, strict=True)):
+        print("an exit is no nearer to the target than before training", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def compare_with_untrained(settings: FitSettings, out: Path) -> None:

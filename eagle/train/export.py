@@ -8,8 +8,9 @@ Both hold the weights of the checkpoint that did best on the held-out answers, a
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,18 +78,7 @@ def export(settings: ExportSettings) -> None:
     """
     out = settings.folder
     run = RunFolder(out / FIT)
-    checkpoint = run.best() if settings.step is None else run.checkpoint(settings.step)
-    if not checkpoint.is_dir():
-        kept = ", ".join(str(int(path.name.removeprefix("step-"))) for path in run.checkpoints())
-        raise InputError(f"there is no checkpoint {checkpoint}; those kept are of the steps {kept}")
-    step = int(checkpoint.name.removeprefix("step-"))
-    held_out = _evaluations(run, step)
-    if not (settings.unimproved or held_out[-1]["accepted"] > held_out[0]["accepted"]):
-        raise InputError(
-            f"{checkpoint.name} has {held_out[-1]['accepted']:.3f} tokens accepted on held-out answers, the head that "
-            f"training began with had {held_out[0]['accepted']:.3f}; train longer or with other learning rates, or "
-            "export it all the same with --unimproved"
-        )
+    checkpoint, held_out = chosen(run, settings.step, settings.unimproved)
     path = assets.resolve_base(settings.base_model_path)
     embedded = settings.base_model_path in (None, assets.DEFAULT_PAIR)
     verifier = settings.verifier or (EMBEDDED_ON_HUB if embedded else str(settings.base_model_path))
@@ -117,13 +107,24 @@ def _write(
     verifier: str,
 ) -> None:
     """Put a head in place of what was in its folder, whole or not at all."""
+    with replaced(folder) as temporary:
+        write_head(head, target, temporary, layout, getattr(torch, settings.weights), verifier)
+        if layout == OFFICIAL:
+            (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which then takes the place of another, but for its trees.
+
+    Raises:
+        InputError: the disk refused.
+    """
     temporary = folder.with_name(f".{folder.name}")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write_head(head, target, temporary, layout, getattr(torch, settings.weights), verifier)
-        if layout == OFFICIAL:
-            (temporary / CARD).write_text(card, encoding="utf-8")
+        yield temporary
         if (folder / TREE_FILE).is_file():
             assets.say(f"{folder / TREE_FILE} stays: trees searched for what was exported before")
             shutil.copy2(folder / TREE_FILE, temporary)
@@ -131,6 +132,26 @@ def _write(
         temporary.rename(folder)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error}") from error
+
+
+def chosen(run: RunFolder, step: int | None, unimproved: bool) -> tuple[Path, list[dict[str, Any]]]:
+    """The checkpoint of a step, or the best on held-out answers, and the evaluations up to it.
+
+    Raises:
+        InputError: there is none, or it is no better than what training began with, and not wanted then.
+    """
+    checkpoint = run.best() if step is None else run.checkpoint(step)
+    if not checkpoint.is_dir():
+        kept = ", ".join(str(int(path.name.removeprefix("step-"))) for path in run.checkpoints())
+        raise InputError(f"there is no checkpoint {checkpoint}; those kept are of the steps {kept}")
+    held_out = _evaluations(run, int(checkpoint.name.removeprefix("step-")))
+    if not (unimproved or held_out[-1]["accepted"] > held_out[0]["accepted"]):
+        raise InputError(
+            f"{checkpoint.name} has {held_out[-1]['accepted']:.3f} tokens accepted on held-out answers, what training "
+            f"began with had {held_out[0]['accepted']:.3f}; train longer or with other learning rates, or export it "
+            "all the same with --unimproved"
+        )
+    return checkpoint, held_out
 
 
 def _evaluations(run: RunFolder, step: int) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from eagle.drafters.sorted.checkpoint import load_sorted
 from eagle.drafters.sorted.exits import SortedDraft
@@ -20,6 +23,7 @@ from eagle.target.target import Target
 from eagle.train.__main__ import main
 from eagle.train.answers import ANSWERS
 from eagle.train.progress import RunFolder, read_metrics
+from eagle.train.sorted_export import DRAFT, SortedExportSettings, export_sorted
 from eagle.train.sorted_fit import SORTED, fit_sorted
 from eagle.train.sorted_settings import HARD, SortedSettings
 from eagle.train.vocab import VOCABULARY
@@ -98,6 +102,49 @@ def test_a_killed_run_goes_on_to_the_same_weights(others: dict[str, Any], tmp_pa
     assert ("lm_head.weight" in mine) == (not whole.freeze_ends)
     for name, tensor in mine.items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_draft_with_ends_of_its_own_is_a_model_at_every_exit(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, answers=200, epochs=8, every=1000, freeze_ends=False)
+    for file in make_chat_pair(tmp_path / "with a tokenizer")[0].glob("tokenizer*"):
+        shutil.copy(file, str(settings.base_model_path))
+    fit_sorted(settings)
+    exporting = SortedExportSettings(base_model_path=settings.base_model_path, out=settings.out, weights="float32")
+    export_sorted(exporting)
+    draft, base = settings.folder / DRAFT, str(settings.base_model_path)
+    target = Target(stock_model(Path(base)))
+    prompt = torch.tensor([[3, 1, 4, 1, 5]])
+    for number in (1, 2, 3):
+        exit_ = load_sorted(str(draft), target, number)
+        alone = AutoModelForCausalLM.from_pretrained(draft / f"exit-{number}", dtype=torch.float32)
+        assert alone.config.num_hidden_layers == number
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                alone(input_ids=prompt).logits[..., exit_.draft_ids],
+                exit_.scorer.model(input_ids=prompt).logits.float()[..., exit_.draft_ids],
+            )
+    model = EaModel.from_pretrained(base_model_path=base, draft_model_path=str(draft / "exit-2"), device_map="cpu")
+    assert model.eagenerate(prompt, max_new_tokens=8).shape == (1, 13)
+    # Trees that were searched for it stay when it is exported anew, and nothing is exported that did not improve.
+    (draft / "tree.json").write_text("{}")
+    export_sorted(replace(exporting, weights="bfloat16"))
+    assert (draft / "tree.json").is_file()
+    with pytest.raises(InputError, match="export it all the same with --unimproved"):
+        export_sorted(replace(exporting, step=0))
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_a_smoke_run_says_whether_training_was_worth_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, _ = make_chat_pair(tmp_path)
+    out = tmp_path / "training"
+    arguments = ["sorted", "--smoke", "--base-model-path", str(base), "--out", str(out), "--device", "cpu"]
+    with contextlib.suppress(SystemExit):
+        main([*arguments, "--dtype", "float32", "--max-length", "96"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("trained", "untrained"))]
+    assert [row[0] for row in rows] == ["untrained", "trained"]
+    assert all(0.0 <= float(overlap) <= 1.0 for row in rows for overlap in row[1:])
+    assert (out / DRAFT / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("freeze_ends", [True, False])

@@ -57,7 +57,7 @@ SMOKE: dict[str, dict[str, Any]] = {
     "vocab": {},
     "fit": {"drafting_steps": 5, "epochs": 3, "every": 1000, "max_length": 256, "keep_readings": True},
     "export": {},
-    "sorted": {"epochs": 6, "every": 1000, "max_length": 256, "keep_readings": True},
+    "sorted": {"epochs": 2, "every": 1000, "max_length": 256, "keep_readings": True},
 }
 SMOKE_SORTED = ("generate", "vocab", "sorted", "export-sorted")
 SMOKE_PROMPTS, SMOKE_CONTEXTS = 6, 6

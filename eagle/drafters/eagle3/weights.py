@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 
-from eagle.devices import bfloat16_is_fast
 from eagle.drafters.eagle3.head import Eagle3Head
 from eagle.target.int8 import DTYPES, ENGINE, INT8, prepare_weights
 
@@ -17,9 +16,8 @@ def prepare_for_drafting(head: Eagle3Head, quantize: str | None) -> None:
     """Put the weights of a head into the form in which drafting multiplies by them; it cannot be trained or written
     afterwards.
 
-    One level of a tree costs what it takes to read them from memory. On a CPU these are 8-bit ones where there are
-    kernels for it, whether or not the target is quantised, but not where bfloat16, which is as fast there, needs no
-    rounding (docs/measured.md).
+    One level of a tree costs what it takes to read them from memory, from which the target's have driven them since the
+    level before. On a CPU these are 8-bit ones where there are kernels for it, whether or not the target is quantised.
 
     Args:
         head: as loaded.
@@ -29,10 +27,9 @@ def prepare_for_drafting(head: Eagle3Head, quantize: str | None) -> None:
         InputError: a head that cannot be quantised, though the target is.
     """
     head.join()
-    weight = next(head.parameters())
-    fast = weight.dtype == torch.bfloat16 and bfloat16_is_fast()
-    rounds = weight.device.type == "cpu" and ENGINE in torch.backends.quantized.supported_engines and not fast
-    prepare_weights(head, INT8 if quantize is not None or (rounds and _dtype_of_8_bits(head)) else None)
+    on_cpu = next(head.parameters()).device.type == "cpu"
+    rounds = on_cpu and ENGINE in torch.backends.quantized.supported_engines and _dtype_of_8_bits(head)
+    prepare_weights(head, INT8 if quantize is not None or rounds else None)
 
 
 def _dtype_of_8_bits(head: Eagle3Head) -> bool:

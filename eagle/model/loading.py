@@ -174,7 +174,7 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
         type=float,
         nargs="+",
         help="of a sorted draft: a node leaves where its largest probability is above that of the exit; without them "
-        "all go to the last",
+        "as tune_tree found it to be the fastest, else all go to the last",
     )
     parse.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto is the checkpoint's own")
     parse.add_argument(

@@ -20,7 +20,7 @@ from eagle.devices import bfloat16_is_fast
 from eagle.errors import InputError
 from eagle.target.int8 import INT8, quantized
 from eagle.target.target import Target
-from eagle.tree.shape import Sampling, TreeShape
+from eagle.tree.shape import Sampling, TreeShape, nearest
 
 TREE_FILE, THRESHOLDS = "tree.json", "thresholds"
 DEFAULT_TREE = TreeShape(total_token=60, depth=5, top_k=10)
@@ -67,9 +67,7 @@ class StoredTrees:
     def at(self, temperature: float, kind: str, default: TreeShape = DEFAULT_TREE) -> TreeShape:
         """The tree of a kind found at the temperature nearest to this one; ``default`` if there is none."""
         found = self.found.get(kind)
-        if not found:
-            return default
-        return found[min(found, key=lambda searched: (abs(searched - temperature), searched))]
+        return nearest(found, temperature) if found else default
 
     def each(self, made: Callable[[TreeShape], TreeShape]) -> StoredTrees:
         """The trees that a function makes of these."""

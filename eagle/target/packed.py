@@ -138,7 +138,7 @@ class Part(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return self.whole(x)[..., self.begin : self.end]
+        return self.whole(x, self.begin)[..., self.begin : self.end]
 
     def _save_to_state_dict(self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool) -> None:
         part: dict[str, Any] = {}
@@ -158,16 +158,17 @@ class Whole(nn.Module):
         super().__init__()
         self.product, self.parts = product, parts
         self._last: tuple[Tensor, Tensor] | None = None
-        self._asked = 0
+        self._asked: tuple[int, ...] = ()
         self.train(product.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), of all parts."""
-        if self._last is None or self._last[0] is not x:
-            self._last, self._asked = (x, self.product(x)), 0
+    def forward(self, x: Tensor, part: int) -> Tensor:
+        """(..., in) -> (..., out), of all parts; ``part`` tells who asks."""
+        # Who asks again has new rows, in the same memory or not.
+        if self._last is None or self._last[0] is not x or part in self._asked:
+            self._last, self._asked = (x, self.product(x)), ()
         y = self._last[1]
-        self._asked += 1
-        if self._asked == self.parts:
+        self._asked = (*self._asked, part)
+        if len(self._asked) == self.parts:
             self._last = None
         return y
 

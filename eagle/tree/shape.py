@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from eagle.checks import number, whole_number
 from eagle.errors import InputError
 
+Found = TypeVar("Found")
 AUTO_TOTAL_TOKEN = -1
 
 MOST_SAMPLES = 3
@@ -166,3 +168,8 @@ class TreeShape:
 
 CHAIN_SAMPLING = Sampling(threshold=None, rho=1.0, samples=1)
 """Every child is drawn, one of each node."""
+
+
+def nearest(found: Mapping[float, Found], temperature: float) -> Found:
+    """What was found at the temperature nearest to this one, the lower of two; ``found`` is not empty."""
+    return found[min(found, key=lambda known: (abs(known - temperature), known))]

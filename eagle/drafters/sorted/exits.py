@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eagle.checks import whole_number
 from eagle.errors import InputError
+from eagle.tree.shape import nearest
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Calibration:
     def at(self, temperature: float, kind: str) -> Exits:
         """Those found at the temperature nearest to this one; the last exit for a kind of which none were."""
         found = self.found.get(kind)
-        return LastExit() if not found else found[min(found, key=lambda known: (abs(known - temperature), known))]
+        return nearest(found, temperature) if found else LastExit()
 
     @property
     def settled(self) -> Mapping[str, Any]:

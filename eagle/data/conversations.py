@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,36 +17,39 @@ from eagle.errors import InputError
 Message = dict[str, str]
 
 HUB = "hf:"
-ROLES = {"human": "user", "user": "user", "system": "system"}
+ROLES = {
+    **{"human": "user", "user": "user", "system": "system"},
+    **{"gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant"},
+}
 TEXTS = ("prompt", "question")
 KEYS = ("prompt", "messages", "turns", "conversations", "question")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The human side of a conversation.
+    """The human side of a conversation, and what was answered.
 
     Attributes:
         system: the system message; None leaves that to the chat template.
         turns: what the human says, at least one text.
+        answers: to the first turns, up to one that is not followed by an answer.
     """
 
     system: str | None
     turns: tuple[str, ...]
+    answers: tuple[str, ...] = ()
 
     @property
     def is_text(self) -> bool:
         """Whether it can be encoded: JSON may name half of a surrogate pair, which is no character."""
-        try:
-            "".join((self.system or "", *self.turns)).encode()
-        except UnicodeEncodeError:
-            return False
-        return True
+        return _is_text("".join((self.system or "", *self.turns)))
 
-    def prompt(self) -> list[Message]:
-        """The chat up to the first answer."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": self.turns[0]}]
+    def prompt(self, turn: int = 0) -> list[Message]:
+        """The chat up to the answer to a turn, at most as many as there are ``answers``."""
+        chat = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for asked, answered in zip(self.turns[:turn], self.answers, strict=False):
+            chat += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        return [*chat, {"role": "user", "content": self.turns[turn]}]
 
 
 def read_conversations(source: str | None) -> list[Conversation]:
@@ -193,7 +197,20 @@ def _conversation(record: Any, where: str) -> Conversation | None:
     system = said.pop(0)[1] if said and said[0][0] == "system" else None
     if not said or said[0][0] != "user" or not said[0][1].strip():
         return None
-    return Conversation(system or None, tuple(text.strip() for role, text in said if role == "user"))
+    turns = tuple(text.strip() for role, text in said if role == "user")
+    pairs = itertools.takewhile(
+        lambda pair: (pair[0][0], pair[1][0]) == ("user", "assistant") and pair[1][1].strip() and _is_text(pair[1][1]),
+        zip(said[::2], said[1::2], strict=False),
+    )
+    return Conversation(system or None, turns, tuple(answer.strip() for _, (_, answer) in pairs))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _said(message: Any, where: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 and ``export-sorted``.
 
   generate  answers by the target itself
+  given     answers that conversations hold already, to be trained on beside them (--also)
   vocab     the draft vocabulary, from the answers
   fit       the training
   export    the head, in the official and the speculators layout, with a model card
@@ -38,6 +39,7 @@ from eagle.train.export import ExportSettings, export, folder_of
 from eagle.train.fit import fit
 from eagle.train.fit_settings import FitSettings
 from eagle.train.generate import GenerateSettings, generate
+from eagle.train.given import GIVEN, GivenSettings, take_given
 from eagle.train.initial import INITIALS, new_head
 from eagle.train.progress import read_metrics
 from eagle.train.settings import CONFIG
@@ -75,6 +77,7 @@ class Stage:
 RUNS = ("generate", "vocab", "fit", "export")
 STAGES = {
     "generate": Stage(GenerateSettings, generate, "answers by the target itself"),
+    GIVEN: Stage(GivenSettings, take_given, "answers that conversations hold already"),
     "vocab": Stage(VocabSettings, build_vocabulary, "the draft vocabulary"),
     "fit": Stage(FitSettings, fit, "train the head"),
     "export": Stage(ExportSettings, export, "write the trained head"),

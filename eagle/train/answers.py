@@ -26,20 +26,20 @@ ANSWERS = "answers"
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the target to a prompt.
+    """An answer to a prompt: of the target, or given (``eagle.train.given``).
 
     Attributes:
         key: identifies prompt and temperature.
         prompt: token ids, chat template applied.
         answer: token ids, the end token included if the text ended by itself.
-        temperature: it was drawn at; 0 is greedy.
+        temperature: it was drawn at; 0 is greedy, None is one that was given.
         finished: it ended by itself, and was not cut.
     """
 
     key: str
     prompt: list[int]
     answer: list[int]
-    temperature: float
+    temperature: float | None
     finished: bool
 
 
@@ -92,8 +92,8 @@ def _check(answer: Answer) -> None:
             raise ValueError(f"{name!r} must be a list of token ids")
     if not answer.prompt:
         raise ValueError("'prompt' is empty")
-    if not isinstance(answer.key, str) or not isinstance(answer.temperature, int | float):
-        raise ValueError("'key' must be a text and 'temperature' a number")
+    if not isinstance(answer.key, str) or not isinstance(answer.temperature, int | float | None):
+        raise ValueError("'key' must be a text and 'temperature' a number or null")
     if not isinstance(answer.finished, bool):
         raise ValueError("'finished' must be true or false")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -106,6 +106,15 @@ def batch_of(documents: Sequence[Document]) -> Batch:
     )
 
 
+def documents_of(answers: Iterable[Answer], max_length: int) -> list[Document]:
+    """Those answers that have anything to train on within ``max_length`` tokens, prompt included."""
+    documents = (
+        Document((answer.prompt + answer.answer)[:max_length], max(len(answer.prompt), FIRST_PREDICTED))
+        for answer in answers
+    )
+    return [document for document in documents if document.rows > 0]
+
+
 def split(answers: Sequence[Answer], max_length: int, share: float) -> tuple[list[Document], list[Document]]:
     """Documents to train on, and held-out ones; all answers to a prompt are on the same side.
 
@@ -119,11 +128,9 @@ def split(answers: Sequence[Answer], max_length: int, share: float) -> tuple[lis
     """
     by_prompt: dict[bytes, list[Document]] = {}
     for answer in answers:
-        tokens = (answer.prompt + answer.answer)[:max_length]
-        document = Document(tokens, max(len(answer.prompt), FIRST_PREDICTED))
-        if document.rows > 0:
-            digest = hashlib.sha256(repr(answer.prompt).encode()).digest()
-            by_prompt.setdefault(digest, []).append(document)
+        digest = hashlib.sha256(repr(answer.prompt).encode()).digest()
+        if documents := documents_of([answer], max_length):
+            by_prompt.setdefault(digest, []).extend(documents)
     if not by_prompt:
         raise InputError(
             f"none of the {len(answers)} answers has a token to predict within max_length={max_length}; "

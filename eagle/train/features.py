@@ -20,8 +20,9 @@ from eagle.target.target import Target, attention_windows
 from eagle.train.batches import Batch
 
 PACKED = "packed_documents"
-# Rows of logits turned into probabilities at a time: in float32 they take 16 times what they do on the way in and out.
-CHUNK = 64
+# Rows of logits turned into probabilities at a time, which on a CPU stay in its cache: in float32 they take 16 times
+# what they do on the way in and out. Elsewhere it is launches that cost time.
+CHUNK, LARGE_CHUNK = 64, 2048
 NOT_IN_DRAFT = -1
 # What some architectures ask of a kernel, and this one does not do.
 REFUSED = {"softcap": "caps its attention scores", "s_aux": "has attention sinks", "position_bias": "biases positions"}
@@ -119,6 +120,11 @@ def packed_masks(windows: Collection[int | None], lengths: Sequence[int]) -> Ten
     return {"full_attention" if window is None else "sliding_attention": mask for window, mask in masks.items()}
 
 
+def rows_at_once(device: torch.device) -> int:
+    """Rows of one pass over the vocabulary."""
+    return CHUNK if device.type == "cpu" else LARGE_CHUNK
+
+
 class Reader:
     """Reads batches with a frozen target. From now on its model takes packed batches only.
 
@@ -177,7 +183,8 @@ class Reader:
                 "this target does more to its logits than multiply hidden states with lm_head, so its readings "
                 "cannot be kept; leave out --keep-readings"
             )
-        log_norm = torch.cat([part.to(self.wide).logsumexp(-1) for part in logits.split(CHUNK)])
+        parts_of_logits = logits.split(rows_at_once(logits.device))
+        log_norm = torch.cat([part.to(self.wide).logsumexp(-1) for part in parts_of_logits])
         drafted = torch.full((logits.shape[1],), NOT_IN_DRAFT, device=logits.device)
         drafted[self.vocabulary] = torch.arange(len(self.vocabulary), device=logits.device)
         return States(features, hidden, drafted[logits.argmax(-1)], log_norm)
@@ -189,7 +196,8 @@ class Reader:
         rows = self._lm_head.weight[self.vocabulary]
         logits = F.linear(states.hidden, rows, None if bias is None else bias[self.vocabulary])
         law = torch.empty(logits.shape, dtype=self.wide, device=logits.device)
-        for part, log_norm, out in zip(*(each.split(CHUNK) for each in (logits, states.log_norm, law)), strict=True):
+        count = rows_at_once(logits.device)
+        for part, log_norm, out in zip(*(each.split(count) for each in (logits, states.log_norm, law)), strict=True):
             torch.sub(part, log_norm[:, None], out=out).exp_()
         return Reading(states.features, law, states.favourite)
 
@@ -232,8 +240,9 @@ class Reader:
         """(R, V) logits -> (R, D) probabilities in the draft vocabulary, (R,) favourites."""
         law = torch.empty(len(logits), len(self.vocabulary), dtype=self.wide, device=logits.device)
         favourite = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-        for begin in range(0, len(logits), CHUNK):
-            chunk = slice(begin, begin + CHUNK)
+        count = rows_at_once(logits.device)
+        for begin in range(0, len(logits), count):
+            chunk = slice(begin, begin + count)
             probs = logits[chunk].softmax(-1, dtype=self.wide)
             torch.index_select(probs, 1, self.vocabulary, out=law[chunk])
             best, place = law[chunk].max(-1)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from eagle.errors import InputError
@@ -25,7 +26,7 @@ COUNTS = (
 )
 SHARES = ("decay", "acceptance_weight", "warmup", "held_out", "weight_decay")
 # Settings that say where things are, and do not shape the weights.
-SHAPELESS = ("base_model_path", "out", "device")
+SHAPELESS = ("base_model_path", "out", "device", "also")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ class TrainingSettings(ComputingSettings):
     )
     every: int = field(default=200, metadata={"help": "steps between evaluations, each with a checkpoint"})
     seed: int = field(default=0, metadata={"help": "of the order of the answers, and of random weights"})
+    also: tuple[Path, ...] = field(
+        default=(),
+        metadata={"help": "--out of further answers (generate, given) that are trained on too; none is held out"},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

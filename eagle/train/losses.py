@@ -25,11 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eagle.train.features import NOT_IN_DRAFT, Reading
+from eagle.train.features import NOT_IN_DRAFT, Reading, rows_at_once
 
-# Rows of one product with the weights of lm_head, and rows of one pass over the vocabulary, which stay in the cache.
+# Rows of one product with the weights of lm_head.
 BLOCK = 2048
-CHUNK = 64
 
 
 MIX, ADAPTIVE, LOG = LOSSES = ("mix", "adaptive", "log")
@@ -129,14 +128,14 @@ class _Judge(torch.autograd.Function):
         output_slopes = torch.empty_like(outputs) if learning else None
         weight_slopes = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         with torch.autocast(outputs.device.type, enabled=False):
-            narrow_weight = weight.to(narrow)
+            narrow_weight, count = weight.to(narrow), rows_at_once(outputs.device)
             for start in range(0, len(outputs), BLOCK):
                 block = slice(start, start + BLOCK)
                 narrow_outputs = outputs[block].to(narrow)
                 logits = narrow_outputs @ narrow_weight.mT
-                for begin in range(start, start + len(logits), CHUNK):
-                    chunk = slice(begin, min(begin + CHUNK, start + len(logits)))
-                    of_block = logits[begin - start : begin - start + CHUNK]
+                for begin in range(start, start + len(logits), count):
+                    chunk = slice(begin, min(begin + count, start + len(logits)))
+                    of_block = logits[begin - start : begin - start + count]
                     law, favourite = reading.law[places[chunk]], reading.favourite[places[chunk], None]
                     drafted = of_block.to(wide)
                     said = drafted.gather(1, favourite.clamp(min=0)) == drafted.amax(-1, keepdim=True)

@@ -29,7 +29,7 @@ from eagle.model.loading import existing_device
 from eagle.target.base import load_base
 from eagle.target.target import Target
 from eagle.train.answers import ANSWERS, read_answers
-from eagle.train.batches import Batch, Document, batch_of, pack, plan, split
+from eagle.train.batches import Batch, Document, batch_of, documents_of, pack, plan, split
 from eagle.train.curves import draw_curves
 from eagle.train.features import Reader, Reading
 from eagle.train.fit_settings import TrainingSettings
@@ -86,6 +86,10 @@ class Lessons:
         """
         answers = read_answers(settings.folder / ANSWERS, bar=bar)
         training, held_out = split(answers, settings.max_length, settings.held_out)
+        prompts = {tuple(document.tokens[: document.start]) for document in held_out}
+        for folder in settings.also:
+            documents = documents_of(read_answers(folder / ANSWERS, bar=bar), settings.max_length)
+            training += [each for each in documents if tuple(each.tokens[: each.start]) not in prompts]
         return cls(training, held_out, DraftVocabulary.load(settings.folder / VOCABULARY))
 
 

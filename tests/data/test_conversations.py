@@ -48,6 +48,12 @@ def test_every_kind_of_line_is_read(tmp_path: Path) -> None:
     ]
     assert read[1].prompt() == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     assert read[3].prompt() == [{"role": "user", "content": "Hello"}]
+    assert [conversation.answers for conversation in read] == [(), (), (), ("Hi",)]
+    assert read[3].prompt(1) == [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": "Bye"},
+    ]
 
 
 def test_a_json_array_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

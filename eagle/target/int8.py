@@ -101,6 +101,28 @@ def prepare_weights(module: nn.Module, quantize: str | None) -> None:
         pack_weights(module)
 
 
+def prepare_draft_weights(module: nn.Module, quantize: str | None) -> None:
+    """Put the weights of a draft into the form in which drafting multiplies by them; it cannot be trained or written
+    afterwards.
+
+    One level of a tree costs what it takes to read them from memory, from which the target's have driven them since the
+    level before. On a CPU these are 8-bit ones where there are kernels for it, whether or not the target is quantised:
+    what a draft says is only a proposal, and its samples are verified against the laws they were really drawn from, so
+    rounding its weights may cost acceptance but never changes the law of the text.
+
+    Args:
+        module: as loaded.
+        quantize: as the target, see ``prepare_weights``.
+
+    Raises:
+        InputError: a draft that cannot be quantised, though the target is.
+    """
+    parameters = list(module.parameters())
+    kernels = ENGINE in torch.backends.quantized.supported_engines
+    rounds = kernels and all(each.device.type == "cpu" and each.dtype in DTYPES for each in parameters)
+    prepare_weights(module, INT8 if quantize is not None or rounds else None)
+
+
 def quantize_weights(module: nn.Module) -> None:
     """Replace the linear layers of a module by ``Int8Linear``.
 

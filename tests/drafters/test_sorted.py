@@ -50,8 +50,8 @@ class Watched(SortedDrafting):
 
     said: list[tuple[list[int], int, Tensor]]
 
-    def _through(self, hidden: Tensor, slots: Sequence[int], exits: Exits) -> Tensor:
-        found = super()._through(hidden, slots, exits)
+    def _through(self, hidden: Tensor, logits: Tensor, slots: Sequence[int], exits: Exits) -> Tensor:
+        found = super()._through(hidden, logits, slots, exits)
         for row, slot in enumerate(slots):
             self.said.append((self._path(slot), slot, found[row]))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
 
 from eagle.drafters.eagle3.compiled import CompiledHead
+from eagle.drafters.sorted.compiled import CompiledBlocks
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
 from eagle.target import compiling
 from eagle.tree.shape import TreeShape
 from eagle.verification import RULES
 from tests.decoding.rounds import round_distances
-from tests.tiny import compiles, load_pair, make_pair
+from tests.tiny import compiles, load_pair, make_pair, make_sorted_draft
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -26,14 +29,22 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return make_pair(tmp_path_factory.mktemp("pair"))
 
 
+@pytest.fixture(scope="module")
+def sorted_draft(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> SortedDraft:
+    """One that nodes leave at the first exit, or at the last."""
+    path = make_sorted_draft(pair[0], tmp_path_factory.mktemp("sorted") / "draft")
+    return SortedDraft(str(path), thresholds=(0.2, 1.0))
+
+
 needs_a_compiler = pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
 
 
 @pytest.fixture(scope="module")
-def compiled(pair: tuple[Path, Path]) -> EaModel:
-    model = load_pair(*pair, dtype=torch.float32, compile="on")
+def compiled(pair: tuple[Path, Path], sorted_draft: SortedDraft) -> EaModel:
+    model = load_pair(*pair, dtype=torch.float32, compile="on", sorted_draft=sorted_draft)
     assert model.target.compiled is not None
     assert isinstance(model.drafter.steps, CompiledHead)
+    assert isinstance(model.offers["sorted"].drafter.model.compiled, CompiledBlocks)
     return model
 
 
@@ -49,17 +60,20 @@ def test_texts_are_the_stock_models(pair: tuple[Path, Path], compiled: EaModel) 
     assert torch.equal(ids, expected)
     assert sum(info["accept_length"]) > 0
     assert torch.equal(compiled.naivegenerate(PROMPT, max_new_tokens=60), expected)
+    ids, _, _, info = compiled.eagenerate(PROMPT, max_new_tokens=60, log=True, drafter="sorted")
+    assert torch.equal(ids, expected)
+    assert sum(info["accept_length"]) > 0
 
 
 @needs_a_compiler
-def test_samples_of_a_seed_are_those_of_eager_decoding(pair: tuple[Path, Path], compiled: EaModel) -> None:
-    eager = load_pair(*pair, dtype=torch.float32, compile="off")
-    for hsd in (False, True):
+def test_samples_of_a_seed_are_those_of_eager_decoding(
+    pair: tuple[Path, Path], sorted_draft: SortedDraft, compiled: EaModel
+) -> None:
+    eager = load_pair(*pair, dtype=torch.float32, compile="off", sorted_draft=sorted_draft)
+    for hsd, drafter in itertools.product((False, True), ("eagle3", "sorted")):
+        how = {"temperature": 1.0, "max_new_tokens": 60, "hsd": hsd, "drafter": drafter}
         texts = [
-            model.eagenerate(
-                PROMPT, temperature=1.0, max_new_tokens=60, hsd=hsd, generator=torch.Generator().manual_seed(0)
-            )
-            for model in (eager, compiled)
+            model.eagenerate(PROMPT, **how, generator=torch.Generator().manual_seed(0)) for model in (eager, compiled)
         ]
         assert torch.equal(*texts)
 
@@ -73,6 +87,8 @@ def test_nothing_is_compiled_again(compiled: EaModel) -> None:
         compiled.eagenerate(prompt, max_new_tokens=new, tree=TreeShape(nodes, 2, 3))
         compiled.eagenerate(prompt, max_new_tokens=new, temperature=1.0, hsd=True)
         compiled.naivegenerate(prompt, max_new_tokens=new)
+        compiled.eagenerate(prompt, max_new_tokens=new, tree=TreeShape(nodes, 2, 3), drafter="sorted")
+        compiled.eagenerate(prompt, max_new_tokens=new, temperature=1.0, hsd=True, drafter="sorted")
     assert graphs() == before
 
 
@@ -115,8 +131,9 @@ def test_another_word_is_refused(pair: tuple[Path, Path]) -> None:
 
 
 @needs_a_compiler
+@pytest.mark.parametrize("drafter", ["eagle3", "sorted"])
 @pytest.mark.parametrize("tree", ["deterministic", "hybrid"])
-def test_a_compiled_round_has_the_target_law(compiled: EaModel, tree: str) -> None:
+def test_a_compiled_round_has_the_target_law(compiled: EaModel, tree: str, drafter: str) -> None:
     rules = [RULES["tokenwise"], RULES["hsd"]]
     # What float32 rounds; the mistakes that tests of the laws catch are of 0.003 and more.
-    assert max(round_distances(compiled, tree, rules, (1.0, 0.0, 3), 2)) < 1e-5
+    assert max(round_distances(compiled, tree, rules, (1.0, 0.0, 3), 2, drafter=drafter)) < 1e-5

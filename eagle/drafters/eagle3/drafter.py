@@ -16,8 +16,8 @@ from eagle.drafters.eagle3.checkpoint import load_head
 from eagle.drafters.eagle3.compiled import CompiledHead
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
 from eagle.drafters.eagle3.recorded import MOST_COMMITS, RecordedDrafts
-from eagle.drafters.eagle3.weights import prepare_for_drafting
 from eagle.target.compiling import built_or_said
+from eagle.target.int8 import prepare_draft_weights
 from eagle.target.kv_cache import lasting
 from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
@@ -113,7 +113,8 @@ def load_head_drafter(path_or_id: str, target: Target, quantize: str | None = No
         InputError: see ``load_head``.
     """
     head = load_head(path_or_id, target)
-    prepare_for_drafting(head, quantize)
+    head.join()
+    prepare_draft_weights(head, quantize)
     return HeadDrafter(head)
 
 

@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from eagle.drafters.sorted.model import SortedModel
 from eagle.errors import InputError
 from eagle.folders import CONFIG_NAME, WEIGHT_NAMES, local_folder
-from eagle.target.int8 import prepare_weights
 from eagle.target.target import Target
 
 FORMAT, VERSION = "eagle-sorted", 1
@@ -54,13 +53,16 @@ class SortedConfig:
         return cls(exits, draft_vocab_size, own_ends, config.model_type, int(config.hidden_size), target.vocab_size)
 
 
-def first_layers(target: PreTrainedModel, layers: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def first_layers(
+    target: PreTrainedModel, layers: int, dtype: torch.dtype | None = None, filled: bool = True
+) -> PreTrainedModel:
     """A stock model with the first of a target's layers; its embeddings and output layer are the target's own modules.
 
     Args:
         target: any whose layers stock modules name ``layers``.
         layers: how many.
         dtype: of the layers and the norm; None: the target's.
+        filled: with the target's weights, not with random ones.
 
     Raises:
         InputError: fewer than one, or not fewer than the target has; or it names its parts otherwise.
@@ -75,9 +77,10 @@ def first_layers(target: PreTrainedModel, layers: int, dtype: torch.dtype | None
     base, of_target = model.base_model, target.base_model
     if not all(hasattr(of_target, name) for name in ("layers", "norm")):
         raise InputError(f"the layers of {type(target).__name__} cannot be run one by one, see docs/drafters.md")
-    for mine, theirs in zip(base.layers, of_target.layers[:layers], strict=True):
-        mine.load_state_dict(theirs.state_dict())
-    base.norm.load_state_dict(of_target.norm.state_dict())
+    if filled:
+        for mine, theirs in zip(base.layers, of_target.layers[:layers], strict=True):
+            mine.load_state_dict(theirs.state_dict())
+        base.norm.load_state_dict(of_target.norm.state_dict())
     model.set_input_embeddings(target.get_input_embeddings())
     model.set_output_embeddings(target.get_output_embeddings())
     model.generation_config = target.generation_config
@@ -146,7 +149,7 @@ def load_sorted(path_or_id: str, target: Target, exit_: int | None = None, quant
         path_or_id: local directory or hub id.
         target: the model it drafts for.
         exit_: the only exit to use, counted from 1; None: all.
-        quantize: as the target, see ``int8.prepare_weights``.
+        quantize: as the target, see ``int8.prepare_draft_weights``.
 
     Raises:
         InputError: it cannot be read, is for another target or of another version, or has no such exit.
@@ -163,7 +166,7 @@ def load_sorted(path_or_id: str, target: Target, exit_: int | None = None, quant
     if exit_ is not None and not 1 <= exit_ <= len(config.exits):
         raise InputError(f"--exit must be 1 to {len(config.exits)} with {folder}, not {exit_}")
     exits = config.exits if exit_ is None else (config.exits[exit_ - 1],)
-    model = first_layers(target.model, exits[-1])
+    model = first_layers(target.model, exits[-1], filled=False)
     if config.own_ends:
         # Modules of their own, to be filled.
         sizes = target.embedding.shape
@@ -177,8 +180,9 @@ def load_sorted(path_or_id: str, target: Target, exit_: int | None = None, quant
         raise InputError(f"cannot load the sorted draft {folder}: {reason}") from error
     if draft_ids.numel() != config.draft_vocab_size or int(draft_ids.max()) >= target.vocab_size:
         raise InputError(f"{folder}: its draft ids are not {config.draft_vocab_size} tokens of this target")
-    prepare_weights(model, quantize)
-    return SortedModel(model.requires_grad_(False), exits, draft_ids.to(target.device))
+    draft = SortedModel(model.requires_grad_(False), exits, draft_ids.to(target.device))
+    draft.prepare(quantize)
+    return draft
 
 
 def read_config(folder: Path) -> SortedConfig:

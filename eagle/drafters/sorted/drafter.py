@@ -7,6 +7,7 @@ ends there, whatever left where before.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from eagle.drafters.drafter import Drafter, Drafting, Reads
 from eagle.drafters.levels import Levels
+from eagle.drafters.sorted.compiled import compiled_blocks
 from eagle.drafters.sorted.exits import Calibration, Exits
 from eagle.drafters.sorted.model import Rows, SortedModel
+from eagle.target.compiling import built_or_said
 from eagle.target.kv_cache import TreeCache
 from eagle.target.target import PREFILL_STEP, Scores
 from eagle.target.text import LevelTexts, Text
@@ -45,6 +48,14 @@ class SortedDrafter(Drafter):
         """See ``Drafter.settled``."""
         return {"exits": list(self.model.exits), **self.exits.settled}
 
+    def compile(self) -> None:
+        """See ``Drafter.compile``."""
+        if self.model.compiled is None:
+            routes = self.exits.routes(self.model.blocks)
+            self.model.compiled = built_or_said(
+                "compiling the sorted draft", lambda: compiled_blocks(self.model, routes)
+            )
+
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> SortedDrafting:
         """See ``Drafter.begin``."""
         cache = self.model.scorer.new_cache(text.limit + largest.most_drafted + PREFILL_STEP)
@@ -57,7 +68,7 @@ class Waiting:
 
     Attributes:
         hidden: (n, H).
-        slots: n places in the cache.
+        slots: n places in the cache, ascending.
     """
 
     hidden: Tensor
@@ -147,10 +158,10 @@ class SortedDrafting(Drafting):
         new = torch.tensor(self.tokens[known:])
         self.cache.commit_prompt(len(self.tokens))
         slots = range(known, len(self.tokens))
-        hidden = self._run(0, self.model.embed(new), slots)
-        if self.model.blocks > 1 and len(new) > 1:
-            self._waiting[1].append(Waiting(hidden[:-1], tuple(slots[:-1])))
-        return self._through(hidden[-1:], slots[-1:], exits)
+        first = exits.stops(self.model.blocks)[0] + 1
+        hidden, logits = self._run(range(first), self.model.embed(new), slots)
+        self._wait(first, hidden[:-1], slots[:-1])
+        return self._through(hidden[-1:], logits[-1:], slots[-1:], exits)
 
     def _level(self, tokens: Tensor, parents: Tensor, exits: Exits) -> Tensor:
         """(n, D) logits of what follows the nodes of a level."""
@@ -167,39 +178,50 @@ class SortedDrafting(Drafting):
         self._levels.add(tokens, parents)
         self._last = count
         slots = range(self.cache.committed + above, self.cache.committed + above + count)
-        return self._through(self._run(0, self.model.embed(tokens), slots), slots, exits)
+        first = exits.stops(self.model.blocks)[0] + 1
+        return self._through(*self._run(range(first), self.model.embed(tokens), slots), slots, exits)
 
-    def _through(self, hidden: Tensor, slots: Sequence[int], exits: Exits) -> Tensor:
-        """(n, D) logits of nodes, each from the exit at which it leaves; ``hidden`` are their states at the first."""
-        logits = self.model.logits(hidden)
+    def _through(self, hidden: Tensor, logits: Tensor, slots: Sequence[int], exits: Exits) -> Tensor:
+        """(n, D) logits of nodes, each from the exit at which it leaves; given are their states, and what they say, at
+        the first exit that anybody may leave at."""
+        stops = exits.stops(self.model.blocks)
         found, going, places = logits, torch.arange(len(hidden)), tuple(slots)
-        for block in range(1, self.model.blocks):
-            deeper = exits.deeper(block - 1, logits)
-            if len(leaving := (~deeper).nonzero()[:, 0]):
-                self._wait(block, hidden[leaving.to(hidden.device)], [places[i] for i in leaving.tolist()])
+        for stop, following in itertools.pairwise(stops):
+            deeper = exits.deeper(stop, logits)
+            leaving = (~deeper).nonzero()[:, 0]
+            self._wait(stop + 1, hidden[leaving.to(hidden.device)], [places[i] for i in leaving.tolist()])
             if not deeper.any():
-                break
+                return found
             chosen = deeper.nonzero()[:, 0]
             going, places = going[chosen], tuple(places[i] for i in chosen.tolist())
-            hidden = self._late(block, hidden[chosen.to(hidden.device)], places)
-            logits = self.model.logits(hidden)
+            blocks = range(stop + 1, following + 1)
+            hidden, logits = self._run(blocks, hidden[chosen.to(hidden.device)], places)
             found = logits if len(going) == len(found) else found.index_copy(0, going.to(found.device), logits)
+        self._wait(stops[-1] + 1, hidden, places)
         return found
 
     def _wait(self, block: int, hidden: Tensor, slots: Sequence[int]) -> None:
-        self._waiting[block].append(Waiting(hidden, tuple(slots)))
+        """Have these be run through a block, if there is one, when somebody next goes there."""
+        if block < self.model.blocks and slots:
+            self._waiting[block].append(Waiting(hidden, tuple(slots)))
 
-    def _late(self, block: int, hidden: Tensor, slots: tuple[int, ...]) -> Tensor:
-        """Run nodes through the layers behind an exit, and all that wait there in front of them."""
-        waiting, self._waiting[block] = self._waiting[block], []
-        before = tuple(slot for each in waiting for slot in each.slots)
-        states = self._run(block, torch.cat([*(each.hidden for each in waiting), hidden]), (*before, *slots))
-        if before and block + 1 < self.model.blocks:
-            self._wait(block + 1, states[: len(before)], before)
-        return states[len(before) :]
+    def _run(self, blocks: range, hidden: Tensor, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Run nodes through blocks, and all that wait in front of one of them along with them.
 
-    def _run(self, block: int, hidden: Tensor, slots: Sequence[int]) -> Tensor:
-        return self.model.run(block, hidden, self._rows(torch.tensor(list(slots))), self.cache)
+        Returns:
+            (n, H) states behind the last block, and (n, D) what they say there.
+        """
+        slots = tuple(slots)
+        inside = [block for block in blocks[1:] if self._waiting[block]]
+        for begin, end in itertools.pairwise((blocks.start, *inside, blocks.stop)):
+            waiting, self._waiting[begin] = self._waiting[begin], []
+            before = tuple(slot for each in waiting for slot in each.slots)
+            rows = self._rows(torch.tensor([*before, *slots]))
+            together = torch.cat([*(each.hidden for each in waiting), hidden]) if before else hidden
+            states, logits = self.model.run(range(begin, end), together, rows, self.cache)
+            hidden = states[len(before) :]
+            self._wait(end, states[: len(before)], before)
+        return hidden, logits[len(before) :]
 
     def _rows(self, slots: Tensor) -> Rows:
         """Where tokens are, committed ones and nodes of the tree."""
@@ -218,6 +240,8 @@ class SortedDrafting(Drafting):
 
 def _moved(waiting: Waiting, place_of: Mapping[int, int], first: int) -> Waiting:
     """Those that stay: what is committed in front of ``first``, and nodes behind it as they are told to move."""
+    if waiting.slots[-1] < first:
+        return waiting
     rows = [row for row, slot in enumerate(waiting.slots) if slot < first or slot in place_of]
     slots = tuple(place_of.get(waiting.slots[row], waiting.slots[row]) for row in rows)
     if len(rows) == len(waiting.slots):

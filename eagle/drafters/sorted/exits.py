@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eagle.checks import whole_number
 from eagle.errors import InputError
-from eagle.tree.shape import nearest
+from eagle.tree.shape import DETERMINISTIC, HYBRID, nearest
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,14 @@ class Exits(ABC):
         """The same in every text."""
         return self
 
+    def stops(self, count: int) -> tuple[int, ...]:
+        """Those of ``count`` exits, from 0, that nodes may leave at: before any other nobody has to say anything."""
+        return tuple(range(count))
+
+    def routes(self, count: int) -> set[tuple[int, ...]]:
+        """All ``stops`` there are, whatever the text."""
+        return {self.stops(count)}
+
     @property
     @abstractmethod
     def settled(self) -> Mapping[str, Any]:
@@ -85,6 +93,10 @@ class LastExit(Exits):
     def deeper(self, exit_number: int, logits: Tensor) -> Tensor:
         """See ``Exits.deeper``."""
         return torch.ones(len(logits), dtype=torch.bool)
+
+    def stops(self, count: int) -> tuple[int, ...]:
+        """See ``Exits.stops``."""
+        return (count - 1,)
 
     @property
     def settled(self) -> Mapping[str, Any]:
@@ -116,6 +128,11 @@ class Thresholds(Exits):
         largest = (logits.amax(-1) - logits.float().logsumexp(-1)).exp()
         return (largest <= self._thresholds[exit_number]).cpu()
 
+    def stops(self, count: int) -> tuple[int, ...]:
+        """See ``Exits.stops``: none is more likely than 1, and some is more likely than 0."""
+        last = next((number for number, value in enumerate(self._thresholds) if value == 0.0), count - 1)
+        return (*(number for number in range(last) if self._thresholds[number] < 1.0), last)
+
     @property
     def settled(self) -> Mapping[str, Any]:
         """See ``Exits.settled``."""
@@ -137,6 +154,13 @@ class Calibration:
         """Those found at the temperature nearest to this one; the last exit for a kind of which none were."""
         found = self.found.get(kind)
         return nearest(found, temperature) if found else LastExit()
+
+    def routes(self, count: int) -> set[tuple[int, ...]]:
+        """See ``Exits.routes``."""
+        chosen: list[Exits] = [each for found in self.found.values() for each in found.values()]
+        if not self.found.keys() >= {DETERMINISTIC, HYBRID}:
+            chosen.append(LastExit())
+        return {each.stops(count) for each in chosen}
 
     @property
     def settled(self) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
 from eagle.target.base import load_base
 from eagle.target.int8 import ENGINE, INT8, LEVELS, Int8Linear, largest_code, quantize_weights, quantized
@@ -17,7 +18,7 @@ from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.shape import TreeShape
 from eagle.verification import RULES
 from tests.decoding.rounds import round_distances
-from tests.tiny import compiles, load_pair, make_base, make_pair
+from tests.tiny import compiles, load_pair, make_base, make_pair, make_sorted_draft
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 pytestmark = pytest.mark.skipif(
@@ -117,6 +118,24 @@ def test_greedy_texts_are_the_baselines(pair: tuple[Path, Path]) -> None:
     found, _, _, info = model.eagenerate(PROMPT, max_new_tokens=40, tree=TreeShape(6, 2, 2), log=True)
     assert torch.equal(found, expected)
     assert sum(info["accept_length"]) > 0
+
+
+def test_a_sorted_draft_is_quantised_with_it(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, head = make_base("llama", tmp_path / "base", tie_word_embeddings=True), pair[1]
+    draft = SortedDraft(str(make_sorted_draft(base, tmp_path / "sorted")), thresholds=(0.2, 1.0))
+    model = load_pair(base, head, dtype=torch.float32, quantize=INT8, sorted_draft=draft)
+    drafter = model.offers["sorted"].drafter
+    assert all(quantized(layer) for layer in drafter.model.layers)
+    expected = model.naivegenerate(PROMPT, max_new_tokens=40)
+    found, _, _, info = model.eagenerate(PROMPT, max_new_tokens=40, drafter="sorted", log=True)
+    assert torch.equal(found, expected)
+    assert sum(info["accept_length"]) > 0
+
+
+def test_without_the_targets_output_layer_a_sorted_draft_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    draft = SortedDraft(str(make_sorted_draft(pair[0], tmp_path / "sorted")))
+    with pytest.raises(InputError, match="nothing is left of the target's output layer"):
+        load_pair(*pair, dtype=torch.float32, quantize=INT8, sorted_draft=draft)
 
 
 @pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")

@@ -28,6 +28,10 @@ class Decoding:
         speculation: what drafts it, trees of which shape, and how they are verified.
         text: its prompt, law and ends.
         processor_time: seconds that building the warper took, for the record.
+        keep_logits: whether what the target said is wanted.
+
+    Attributes:
+        logits: with ``keep_logits``, for each new token (V,) logits of the target that it follows from, unprocessed.
     """
 
     def __init__(
@@ -36,7 +40,9 @@ class Decoding:
         speculation: Speculation,
         text: Text,
         processor_time: float = 0.0,
+        keep_logits: bool = False,
     ) -> None:
+        self.logits: list[Tensor] | None = [] if keep_logits else None
         self.target, self.text, self.drafter = target, text, speculation.drafter
         self.rule = RULES["greedy"] if text.warper.greedy else speculation.rule
         self.shape = speculation.shape.at(text.warper.temperature)
@@ -98,6 +104,8 @@ class Decoding:
         self.generator = generator
         self.chance = chance(self.shape, self.text.warper, generator)
         self._carried = Carried(1.0, 0)
+        if self.logits is not None:
+            self.logits[:] = self._prompt_logits
         self._emit([int(self.verify(root_only(self.tokens[-1]), self._prompt_logits).next_token)])
         self._draft_or_end()
 
@@ -114,6 +122,9 @@ class Decoding:
         with timing(info["update_time"].append):
             accepted = tree.tokens[list(verdict.path[1:])].tolist()
             emitted = self._emit([*accepted, int(verdict.next_token)])
+            if self.logits is not None:
+                # Copies: what scores lie in is written to again.
+                self.logits += scores.logits[list(verdict.path[:emitted])].clone()
             info["accept_length"].append(min(len(accepted), emitted))
             info["draft_length"].append(tree.draft_length)
             if not self.finished:

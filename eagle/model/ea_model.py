@@ -22,7 +22,7 @@ from eagle.drafters.eagle3.drafter import HeadDrafter
 from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupSettings
 from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
-from eagle.model.offers import Bounds, draft_model_offer, head_offer, sorted_offer, without_a_model
+from eagle.model.offers import Bounds, Drafts, offers_of
 from eagle.target.base import load_tokenizer
 from eagle.target.compiling import AUTO, COMPILE, OFF, ON, compile_target
 from eagle.target.int8 import QUANTIZE
@@ -137,16 +137,8 @@ class EaModel:
         resolve = assets.resolve_base_and_head if headless else assets.resolve_pair
         base_model_path, ea_model_path = resolve(base_model_path, ea_model_path)
         target = load_target(base_model_path, quantize, verify_target, **hf_kwargs)
-        offers: dict[str, Offer] = {}
-        if ea_model_path is not None:
-            offers[HEAD] = head_offer(ea_model_path, target, quantize, bounds)
-        if draft_model_path is not None:
-            offers[DRAFT_MODEL] = draft_model_offer(
-                draft_model_path, target, base_model_path, quantize, bounds, **hf_kwargs
-            )
-        if sorted_draft is not None:
-            offers[SORTED] = sorted_offer(sorted_draft, target, quantize, bounds)
-        offers |= without_a_model(lookup, base_model_path, offers.get(HEAD), bounds)
+        drafts = Drafts(ea_model_path, draft_model_path, sorted_draft, lookup)
+        offers = offers_of(drafts, target, base_model_path, quantize, bounds, **hf_kwargs)
         model = cls(target, offers, base_model_path)
         model.compiles, model.preferred = compile, drafter
         if compile == ON or (compile == AUTO and target.device.type != "cpu"):
@@ -263,7 +255,7 @@ class EaModel:
                 that leaves no room or that the model has no tokens for.
         """
         params = SamplingParams.of(locals())
-        chosen = self._speculation(hsd, verifier, tree, drafter, params.temperature)
+        chosen = self.speculation(hsd, verifier, tree, drafter, params.temperature)
         return _run(*self._begin(chosen, input_ids, params, attention_mask), log)
 
     def ea_generate(
@@ -284,7 +276,7 @@ class EaModel:
     ) -> Iterator[Tensor]:
         """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after prefill and each round."""
         params = SamplingParams.of(locals())
-        chosen = self._speculation(hsd, verifier, tree, drafter, params.temperature)
+        chosen = self.speculation(hsd, verifier, tree, drafter, params.temperature)
         decoding, prompt = self._begin(chosen, input_ids, params, attention_mask)
         return (prompt.padded(progress.output_ids()) for progress in rounds(decoding))
 
@@ -346,9 +338,14 @@ class EaModel:
         """
         return offer_of(self.offers, method).shape_for(method, temperature)
 
-    def _speculation(
+    def speculation(
         self, hsd: bool, verifier: str | None, tree: str | TreeShape | None, drafter: str | None, temperature: float
     ) -> Speculation:
+        """What ``eagenerate`` means by these arguments.
+
+        Raises:
+            InputError: there is no such thing.
+        """
         kind = tree.kind if isinstance(tree, TreeShape) else tree
         method = Method.named(hsd, verifier, kind, drafter or self.default)
         shape = tree if isinstance(tree, TreeShape) else None

@@ -7,11 +7,14 @@ from functools import partial
 from typing import Any
 
 from eagle.decoding.method import (
+    DRAFT_MODEL,
+    HEAD,
     HEAD_AND_LOOKUP,
     HEAD_AND_SUFFIX,
     LOOKUP,
     PICKING,
     RECYCLING,
+    SORTED,
     SUFFIX,
 )
 from eagle.decoding.speculation import SORTED_SHAPE, Offer, draft_model_shape, grafted_shape, lookup_shape
@@ -19,7 +22,7 @@ from eagle.decoding.stored_trees import NO_TREES, StoredTrees, form_of
 from eagle.drafters.draft_model import load_draft_model
 from eagle.drafters.eagle3.drafter import HeadDrafter, load_head_drafter
 from eagle.drafters.grafted import GraftedDrafter
-from eagle.drafters.lookup.drafter import LookupDrafter, LookupSettings, load_lookup
+from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupDrafter, LookupSettings, load_lookup
 from eagle.drafters.lookup.retriever import Retriever
 from eagle.drafters.lookup.suffix import SuffixDrafter
 from eagle.drafters.recycling import RecyclingDrafter
@@ -75,6 +78,51 @@ class Bounds:
             InputError: a number out of its range.
         """
         return TreeShape(**EAGLE_BOUNDS | self.given, sampling=self.sampling, paths=self.paths, least=self.least)
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """What drafts for a target; None: there is none of it.
+
+    Attributes:
+        ea_model_path: directory or hub id of a head.
+        draft_model_path: of a smaller model with the same tokenizer.
+        sorted_draft: the target's own first layers, trained to draft.
+        lookup: what is looked up.
+    """
+
+    ea_model_path: str | None = None
+    draft_model_path: str | None = None
+    sorted_draft: SortedDraft | None = None
+    lookup: LookupSettings = DEFAULT_LOOKUP
+
+
+def offers_of(
+    drafts: Drafts, target: Target, base_model_path: str, quantize: str | None, bounds: Bounds, **hf_kwargs: Any
+) -> dict[str, Offer]:
+    """The drafters for a target, by name, with their trees.
+
+    Args:
+        drafts: what there is.
+        target: the model.
+        base_model_path: where its tokenizer is.
+        quantize: as the target, see ``eagle.target.int8``.
+        bounds: of the trees.
+        **hf_kwargs: see ``load_base``, for a draft model.
+
+    Raises:
+        InputError: something cannot be loaded, or does not go with the target.
+    """
+    offers: dict[str, Offer] = {}
+    if drafts.ea_model_path is not None:
+        offers[HEAD] = head_offer(drafts.ea_model_path, target, quantize, bounds)
+    if drafts.draft_model_path is not None:
+        offers[DRAFT_MODEL] = draft_model_offer(
+            drafts.draft_model_path, target, base_model_path, quantize, bounds, **hf_kwargs
+        )
+    if drafts.sorted_draft is not None:
+        offers[SORTED] = sorted_offer(drafts.sorted_draft, target, quantize, bounds)
+    return offers | without_a_model(drafts.lookup, base_model_path, offers.get(HEAD), bounds)
 
 
 def head_offer(path: str, target: Target, quantize: str | None, bounds: Bounds) -> Offer:

@@ -39,6 +39,7 @@ from eagle.decoding.method import GRAFTED, HEAD, PICKING, SORTED, Method
 from eagle.decoding.speculation import Speculation, grafted_shape, offer_of
 from eagle.decoding.stored_trees import TREE_FILE, form_of, store
 from eagle.drafters.drafter import Drafter
+from eagle.drafters.sorted.compiled import compiled_blocks
 from eagle.drafters.sorted.drafter import SortedDrafter
 from eagle.drafters.sorted.exits import Thresholds
 from eagle.errors import InputError
@@ -280,6 +281,11 @@ def with_exits(
     drawn = [source.choice(fixed) if number % 2 else source.choice(mixed) for number in range(len(shapes))]
     # One drafter for each, which all its shapes share: it reads every text once.
     drafters = {each: SortedDrafter(drafter.model, Thresholds(each, blocks)) for each in dict.fromkeys(drawn)}
+    if drafter.model.compiled is not None:
+        # What is not compiled could not compete with what is.
+        drafter.model.compiled = compiled_blocks(
+            drafter.model, {route for each in drafters.values() for route in each.exits.routes(blocks)}
+        )
     return [(drafters[each], shape) for each, shape in zip(drawn, shapes, strict=True)]
 
 

@@ -81,8 +81,10 @@ class Target:
         self.feature_layers = feature_layers
         self.windows = attention_windows(model)
         self.switch = switch_of(model)
-        if self.config._attn_implementation == "sdpa":
+        self.attention_before = str(self.config._attn_implementation)
+        if self.attention_before == "sdpa":
             model.set_attn_implementation(GROUPED_SDPA)
+        self.attention = str(self.config._attn_implementation)
         self.accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.compiled: CompiledLayers | None = None
         self.recorded: RecordedForwards[Scores] | None = None

@@ -253,7 +253,7 @@ def test_a_model_without_bounds_drafts_the_stored_trees(pair: tuple[Path, Path])
     assert given.shape_for(Method.named(hsd=False), 1.0) == TreeShape(60, 3, 10)
     # A shape is taken as it is.
     chain = TreeShape(6, 4, 1, Sampling(None, 1.0, 1, draft_temperature=0.8))
-    assert given._speculation(True, None, chain, None, 1.0).shape == chain
+    assert given.speculation(True, None, chain, None, 1.0).shape == chain
 
 
 @pytest.mark.parametrize("wrong", [["--largest", "2"], ["--shapes", "0"], ["--contexts", "0"], ["--deepest", "-1"]])

@@ -55,6 +55,33 @@ class TextStream:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 
+class StopStrings:
+    """Finds out with which token a text comes to hold one of some strings.
+
+    Args:
+        tokenizer: of the tokens.
+        strings: at least one, none of them empty.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str]) -> None:
+        self._strings = tuple(strings)
+        # So much of the text before a token may be the beginning of a string that ends with it.
+        self._longest = max(map(len, self._strings)) - 1
+        self._stream, self._before = TextStream(tokenizer), ""
+
+    def __call__(self, token: int) -> bool:
+        """Whether the text holds one of the strings with one more token."""
+        seen = self._before + self._stream.add(token)
+        self._before = seen[max(0, len(seen) - self._longest) :]
+        return any(string in seen for string in self._strings)
+
+
+def before_stop(text: str, strings: Sequence[str]) -> str:
+    """A text up to the first of some strings in it; all of it where there is none."""
+    places = [place for string in strings if (place := text.find(string)) >= 0]
+    return text[: min(places)] if places else text
+
+
 def token_ends(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], text: str) -> list[int]:
     """Where in a text the characters that each of its tokens added end.
 

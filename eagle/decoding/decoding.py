@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import torch
@@ -28,10 +28,8 @@ class Decoding:
         speculation: what drafts it, trees of which shape, and how they are verified.
         text: its prompt, law and ends.
         processor_time: seconds that building the warper took, for the record.
-        keep_logits: whether what the target said is wanted.
-
-    Attributes:
-        logits: with ``keep_logits``, for each new token (V,) logits of the target that it follows from, unprocessed.
+        watch: is told new tokens, as many as a round gave, and the (k, V) logits of the target that they follow from,
+            unprocessed and to be copied if they are to be kept.
     """
 
     def __init__(
@@ -40,9 +38,9 @@ class Decoding:
         speculation: Speculation,
         text: Text,
         processor_time: float = 0.0,
-        keep_logits: bool = False,
+        watch: Callable[[list[int], Tensor], None] | None = None,
     ) -> None:
-        self.logits: list[Tensor] | None = [] if keep_logits else None
+        self.watch = watch
         self.target, self.text, self.drafter = target, text, speculation.drafter
         self.rule = RULES["greedy"] if text.warper.greedy else speculation.rule
         self.shape = speculation.shape.at(text.warper.temperature)
@@ -104,9 +102,11 @@ class Decoding:
         self.generator = generator
         self.chance = chance(self.shape, self.text.warper, generator)
         self._carried = Carried(1.0, 0)
-        if self.logits is not None:
-            self.logits[:] = self._prompt_logits
-        self._emit([int(self.verify(root_only(self.tokens[-1]), self._prompt_logits).next_token)])
+        self._ended = None if self.text.ends is None else self.text.ends()
+        first = [int(self.verify(root_only(self.tokens[-1]), self._prompt_logits).next_token)]
+        self._emit(first)
+        if self.watch is not None:
+            self.watch(first, self._prompt_logits)
         self._draft_or_end()
 
     @torch.inference_mode()
@@ -122,9 +122,8 @@ class Decoding:
         with timing(info["update_time"].append):
             accepted = tree.tokens[list(verdict.path[1:])].tolist()
             emitted = self._emit([*accepted, int(verdict.next_token)])
-            if self.logits is not None:
-                # Copies: what scores lie in is written to again.
-                self.logits += scores.logits[list(verdict.path[:emitted])].clone()
+            if self.watch is not None:
+                self.watch(self.tokens[-emitted:], scores.logits[list(verdict.path[:emitted])])
             info["accept_length"].append(min(len(accepted), emitted))
             info["draft_length"].append(tree.draft_length)
             if not self.finished:
@@ -183,10 +182,11 @@ class Decoding:
         return self.drafting.draft(self.shape, room, self.chance)
 
     def _emit(self, tokens: list[int]) -> int:
-        """Append up to the first stop token or the limit; returns how many."""
+        """Append up to the first that ends the text, or the limit; returns how many."""
         for count, token in enumerate(tokens, start=1):
             self.tokens.append(token)
-            if token in self.text.stop_ids or len(self.tokens) >= self.text.limit:
+            over = self._ended is not None and self._ended(token)
+            if over or token in self.text.stop_ids or len(self.tokens) >= self.text.limit:
                 self.finished = True
                 return count
         return len(tokens)

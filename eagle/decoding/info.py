@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
+
+from eagle.decoding.logprobs import Logprob
 
 
 class DecodingInfo(TypedDict):
@@ -18,6 +20,7 @@ class DecodingInfo(TypedDict):
         draft_time: drafting this round's tree; part of the update_time before, or of reset_tree_time.
         accept_length: draft tokens accepted and emitted, without the target's own token.
         draft_length: tokens on the longest root-to-leaf path of the tree, the root included.
+        logprobs: of the new tokens, one for each, where they were asked for.
     """
 
     processor_time: float
@@ -29,6 +32,7 @@ class DecodingInfo(TypedDict):
     draft_time: list[float]
     accept_length: list[int]
     draft_length: list[int]
+    logprobs: NotRequired[list[Logprob]]
 
 
 def no_rounds(processor_time: float) -> DecodingInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from eagle import assets
 from eagle.clock import Clock
 from eagle.decoding.decoding import Decoding, rounds
 from eagle.decoding.info import DecodingInfo
+from eagle.decoding.logprobs import Logprobs
 from eagle.decoding.method import DRAFT_MODEL, DRAFTERS, HEAD, PICKING, SORTED, Method
 from eagle.decoding.prompt import Prompt
+from eagle.decoding.result import result
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.speculation import AUTOREGRESSIVE, Offer, Speculation, offer_of, speculation
 from eagle.drafters.drafter import Drafter
@@ -30,6 +33,7 @@ from eagle.target.loading import load_target
 from eagle.target.processors import processors_of
 from eagle.target.target import Target
 from eagle.target.text import Text
+from eagle.text import StopStrings
 from eagle.tree.shape import PATHS, Sampling, TreeShape
 
 EOT = "<|eot_id|>"
@@ -216,6 +220,10 @@ class EaModel:
         tree: str | TreeShape | None = None,
         attention_mask: Tensor | Sequence[Any] | None = None,
         drafter: str | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
     ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
         """Generate speculatively; the text is distributed exactly as the base model's own.
 
@@ -243,6 +251,10 @@ class EaModel:
                 leading padding tokens are taken for padding, as the stock ``generate`` does.
             drafter: ``eagle3`` (the head), ``draft`` (the draft model), ``lookup``, ``suffix``, ``recycling``, or the
                 head with one of them, ``eagle3+lookup`` or ``eagle3+suffix``; the head, if there is one.
+            min_p: see ``SamplingParams``, and so the next three.
+            repetition_penalty: see there.
+            stop: see there.
+            logprobs: see there; with ``log``, ``DecodingInfo`` has them.
 
         Returns:
             ``output_ids`` (1, length), prompt and padding included, ending with the stop token if there was one; with
@@ -256,7 +268,7 @@ class EaModel:
         """
         params = SamplingParams.of(locals())
         chosen = self.speculation(hsd, verifier, tree, drafter, params.temperature)
-        return _run(*self._begin(chosen, input_ids, params, attention_mask), log)
+        return result(*self._begin(chosen, input_ids, params, attention_mask), log)
 
     def ea_generate(
         self,
@@ -273,6 +285,9 @@ class EaModel:
         tree: str | TreeShape | None = None,
         attention_mask: Tensor | Sequence[Any] | None = None,
         drafter: str | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[Tensor]:
         """``eagenerate`` as a stream: yields the growing ``output_ids`` (1, length) after prefill and each round."""
         params = SamplingParams.of(locals())
@@ -292,9 +307,13 @@ class EaModel:
         is_llama3: bool = False,
         generator: torch.Generator | None = None,
         attention_mask: Tensor | Sequence[Any] | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
     ) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
         """The baseline: autoregressive decoding through the same target path, with ``eagenerate``'s arguments."""
-        return _run(*self._begin(AUTOREGRESSIVE, input_ids, SamplingParams.of(locals()), attention_mask), log)
+        return result(*self._begin(AUTOREGRESSIVE, input_ids, SamplingParams.of(locals()), attention_mask), log)
 
     def rounds(
         self, drafting: Method | None, input_ids: Tensor, params: SamplingParams, shape: TreeShape | None = None
@@ -368,17 +387,10 @@ class EaModel:
         prompt = Prompt.read(input_ids, attention_mask, self.target.vocab_size, self.target.pad_id, stop_ids)
         limit = prompt.limit(params, self.target.context_length)
         ids = prompt.input_ids.to(self.device)
-        processors = processors_of(self.base_model, ids, limit, stop_ids)
+        processors = processors_of(self.base_model, ids, limit, stop_ids, params.repetition_penalty)
         warper = params.warper()
         processor_time = clock.lap()
-        text = Text(ids, warper, limit, stop_ids, params.generator, processors)
-        return Decoding(self.target, chosen, text, processor_time), prompt
-
-
-def _run(decoding: Decoding, prompt: Prompt, log: bool) -> Tensor | tuple[Tensor, int, int, DecodingInfo]:
-    while not decoding.finished:
-        decoding.step()
-    output_ids = prompt.padded(decoding.output_ids())
-    if not log:
-        return output_ids
-    return output_ids, decoding.new_tokens, len(decoding.info["tree_time"]) - 1, decoding.info
+        ends = partial(StopStrings, self.get_tokenizer(), params.stop) if params.stop else None
+        text = Text(ids, warper, limit, stop_ids, params.generator, processors, ends)
+        watch = None if params.logprobs is None else Logprobs(text, params.logprobs)
+        return Decoding(self.target, chosen, text, processor_time, watch), prompt

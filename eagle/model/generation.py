@@ -13,6 +13,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -134,8 +135,12 @@ def speculative_generate(
             limit = _limit(generation_config, pair.target, padding)
             ids = prompt.input_ids.to(pair.device)
             text = Text(ids, warper, limit, _ends(stopping_criteria), generator, processors)
-            decoding = Decoding(pair.target, speculation, text, keep_logits=keeps)
-            written.append(_write(decoding, input_ids[row].tolist(), logits_processor, stopping_criteria, streamer))
+            said: list[Tensor] | None = [] if keeps else None
+            watch = None if said is None else partial(_keep, said)
+            decoding = Decoding(pair.target, speculation, text, watch=watch)
+            written.append(
+                _write(decoding, input_ids[row].tolist(), said, logits_processor, stopping_criteria, streamer)
+            )
     if streamer is not None:
         streamer.end()
     return _output(written, input_ids, generation_config)
@@ -156,9 +161,14 @@ class Written:
     scores: tuple[Tensor, ...]
 
 
+def _keep(said: list[Tensor], _: list[int], logits: Tensor) -> None:
+    said += logits.clone()
+
+
 def _write(
     decoding: Decoding,
     prompt: list[int],
+    kept: list[Tensor] | None,
     processors: LogitsProcessorList,
     criteria: StoppingCriteriaList,
     streamer: Any,
@@ -169,9 +179,9 @@ def _write(
     for progress in writing:
         for place in range(len(tokens) - len(prompt), progress.new_tokens):
             before = torch.tensor([tokens], device=decoding.target.device)
-            if progress.logits is not None:
+            if kept is not None:
                 # As ``generate`` has them.
-                said = progress.logits[place][None].float()
+                said = kept[place][None].float()
                 logits.append(said)
                 scores.append(processors(before, said.clone()))
             tokens.append(progress.tokens[progress.prompt_length + place])

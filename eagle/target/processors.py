@@ -109,7 +109,11 @@ def _ancestors(tree: DraftTree, nodes: Tensor, depth: int) -> Tensor:
 
 
 def processors_of(
-    model: PreTrainedModel, prompt: Tensor, limit: int, stop_ids: frozenset[int]
+    model: PreTrainedModel,
+    prompt: Tensor,
+    limit: int,
+    stop_ids: frozenset[int],
+    repetition_penalty: float | None = None,
 ) -> PathProcessors | None:
     """The processors that a model's ``generation_config`` asks for in one text; None for none.
 
@@ -121,16 +125,21 @@ def processors_of(
         prompt: (1, n) int64.
         limit: tokens of the text at most, the prompt included.
         stop_ids: tokens that end it.
+        repetition_penalty: in the place of the one in the ``generation_config``; None: that one.
 
     Raises:
         InputError: a setting that cannot be honoured (names it), or values that ``transformers`` refuses.
     """
     config = model.generation_config
     if config is None:
-        return None
+        if repetition_penalty is None:
+            return None
+        config = GenerationConfig()
     refuse_what_is_not_honoured(config, model)
     asked = copy.deepcopy(config)
     asked.do_sample, asked.max_length = False, limit
+    if repetition_penalty is not None:
+        asked.repetition_penalty = repetition_penalty
     asked._eos_token_tensor = torch.tensor(sorted(stop_ids), device=prompt.device) if stop_ids else None
     try:
         processors = model._get_logits_processor(

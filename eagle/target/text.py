@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ class Text:
         stop_ids: tokens that end the text.
         generator: source of randomness; None is torch's global CPU generator.
         processors: of the model's ``generation_config``; they come before the warper.
+        ends: makes, for one writing of the text, what is told its new tokens one by one and says whether one ends it.
     """
 
     prompt: Tensor
@@ -31,6 +32,7 @@ class Text:
     stop_ids: frozenset[int] = frozenset()
     generator: torch.Generator | None = None
     processors: PathProcessors | None = None
+    ends: Callable[[], Callable[[int], bool]] | None = None
 
     def written(self, tokens: Sequence[int]) -> Written | None:
         """What drafting has to know of the text so far, whose tokens these are; None where logits are not processed."""

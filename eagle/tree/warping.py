@@ -1,8 +1,8 @@
 """From logits to the law that tokens are drawn from, and drawing from it.
 
-The warpers and their order (temperature, top_k, top_p) are those of ``transformers.generate``, so a run here samples
-from what the same settings mean there. Only top_p has code of its own, for speed: transformers' sorts the vocabulary
-for every node of a tree, which on a CPU takes a quarter of a round.
+The warpers and their order (temperature, top_k, top_p, min_p) are those of ``transformers.generate``, so a run here
+samples from what the same settings mean there. Only top_p has code of its own, for speed: transformers' sorts the
+vocabulary for every node of a tree, which on a CPU takes a quarter of a round.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ import math
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+)
 
 from eagle.checks import number
 from eagle.errors import InputError
@@ -24,20 +30,24 @@ class Warper:
         temperature: 0 is greedy; larger is flatter.
         top_p: keep the smallest set of most likely tokens whose mass reaches this; 0 and 1 mean off.
         top_k: keep the k most likely tokens; 0 means off.
+        min_p: keep tokens with at least this share of the most likely one's probability; 0 means off.
 
     Raises:
         InputError: a parameter is out of its range or not a number.
     """
 
-    def __init__(self, temperature: float, top_p: float = 0.0, top_k: float = 0.0) -> None:
+    def __init__(self, temperature: float, top_p: float = 0.0, top_k: float = 0.0, min_p: float = 0.0) -> None:
         temperature, top_p, top_k = number("temperature", temperature), number("top_p", top_p), number("top_k", top_k)
+        min_p = number("min_p", min_p)
         if not math.isfinite(temperature) or temperature < 0:
             raise InputError(f"temperature must be a finite number, 0 or more, not {temperature}")
         if not 0.0 <= top_p <= 1.0:
             raise InputError(f"top_p must lie in [0, 1], not {top_p}")
         if not math.isfinite(top_k) or top_k < 0 or top_k != int(top_k):
             raise InputError(f"top_k must be a whole number, 0 or more, not {top_k}")
-        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+        if not 0.0 <= min_p <= 1.0:
+            raise InputError(f"min_p must lie in [0, 1], not {min_p}")
+        self.temperature, self.top_p, self.top_k, self.min_p = temperature, top_p, top_k, min_p
         self.greedy = temperature == 0.0
         self._warpers = LogitsProcessorList()
         if not self.greedy:
@@ -47,6 +57,8 @@ class Warper:
                 self._warpers.append(TopKLogitsWarper(int(top_k)))
             if 0.0 < top_p < 1.0:
                 self._warpers.append(NucleusWarper(top_p))
+            if min_p:
+                self._warpers.append(MinPLogitsWarper(min_p))
 
     def __eq__(self, other: object) -> bool:
         """Whether it warps alike."""
@@ -56,8 +68,8 @@ class Warper:
         return hash(self._settings)
 
     @property
-    def _settings(self) -> tuple[float, float, float]:
-        return self.temperature, self.top_p, self.top_k
+    def _settings(self) -> tuple[float, ...]:
+        return self.temperature, self.top_p, self.top_k, self.min_p
 
     @property
     def plain(self) -> bool:
@@ -66,7 +78,7 @@ class Warper:
 
     def tempered(self, factor: float) -> Warper:
         """The same warping at ``factor`` times the temperature."""
-        return Warper(self.temperature * factor, self.top_p, self.top_k)
+        return Warper(self.temperature * factor, self.top_p, self.top_k, self.min_p)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Probabilities of the next token.

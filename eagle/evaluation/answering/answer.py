@@ -24,7 +24,7 @@ from eagle.evaluation.answering.layouts import FASTCHAT, SPEC_BENCH, as_spec_ben
 from eagle.evaluation.answering.records import UNANSWERED, Record
 from eagle.identity import BASE, DRAFT, HEAD, SORTED, Identity
 from eagle.model.ea_model import EaModel
-from eagle.text import token_ends
+from eagle.text import before_stop, token_ends
 from eagle.tree.shape import TreeShape
 
 WARM_UP_TOKENS = 16
@@ -50,6 +50,9 @@ class AnswerSettings:
         few_shot: exemplars before every question, in its first user turn, see ``few_shot.read_exemplars``.
         keep_context: what was looked up in stays from question to question.
         layout: of the answers, one of ``layouts.LAYOUTS``.
+        min_p: see ``SamplingParams``, and so the next two.
+        repetition_penalty: see there.
+        stop: see there; an answer ends in front of such a string.
     """
 
     drafting: Method | None
@@ -64,6 +67,9 @@ class AnswerSettings:
     few_shot: str | None = None
     keep_context: bool = False
     layout: str = FASTCHAT
+    min_p: float = 0.0
+    repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,7 +223,7 @@ class Answerer:
         )
         generated = time.perf_counter()
         new_ids = output_ids[0, prompt.shape[1] :].tolist()
-        reply = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+        reply = before_stop(self.tokenizer.decode(new_ids, skip_special_tokens=True), self.settings.stop).strip()
         decoded = time.perf_counter()
         return {
             **{"turns": reply, "idxs": idx, "new_tokens": new_token, "wall_time": generated - tokenized},
@@ -246,6 +252,9 @@ class Answerer:
             "temperature": settings.temperature,
             "top_p": settings.top_p,
             "top_k": settings.top_k,
+            "min_p": settings.min_p,
+            "repetition_penalty": settings.repetition_penalty,
+            "stop": settings.stop,
             "max_new_tokens": max_new_tokens,
             "max_length": prompt.shape[1] + max_new_tokens,
             "generator": generator,

@@ -12,6 +12,7 @@ from eagle import assets
 from eagle.chat_template import template_arguments
 from eagle.data.jsonl import is_text
 from eagle.decoding.method import DRAFT_MODEL, HEAD, LOOKUP, PICKING, SORTED, Method
+from eagle.decoding.sampling_params import SamplingParams
 from eagle.errors import InputError
 from eagle.evaluation.answering.answer import AnswerSettings
 from eagle.evaluation.answering.few_shot import read_exemplars, recorded
@@ -19,7 +20,6 @@ from eagle.evaluation.answering.records import Record, RunFiles
 from eagle.identity import readable_name
 from eagle.model.loading import ModelChoice, lookup_settings, pair_of
 from eagle.tree.shape import DETERMINISTIC
-from eagle.tree.warping import Warper
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,14 @@ def cell_of(
     Raises:
         InputError: a number out of its range, exemplars that are none, or arguments that are not for the chat template.
     """
-    Warper(temperature, top_p, args.sample_top_k)
+    SamplingParams(
+        temperature,
+        top_p,
+        args.sample_top_k,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop=args.stop,
+    )
     if drafting is not None and drafting.drafter == DRAFT_MODEL and args.draft_model_path is None:
         raise InputError(f"the method {drafting.name} needs a draft model; give --draft-model-path")
     if drafting is not None and drafting.drafter == SORTED and args.sorted_model_path is None:
@@ -89,6 +96,9 @@ def cell_of(
         few_shot=read_exemplars(args.few_shot),
         keep_context=args.keep_context,
         layout=args.format,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop=tuple(args.stop),
     )
     model_id = _model_id(args, settings)
     usual = Path(args.bench_name) / args.folder_id / f"{model_id}_{_suffix(drafting)}.jsonl"

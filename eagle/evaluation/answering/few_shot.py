@@ -14,7 +14,7 @@ OPTION = "--few-shot"
 QUESTION = "Question:"
 FIELD, RECORDED = "few_shot", "few_shot_sha256"
 """Name of the exemplars' text in the settings, and of its SHA-256 in what a run records."""
-LATER = {"keep_context": False, "layout": FASTCHAT}
+LATER = {"keep_context": False, "layout": FASTCHAT, "min_p": 0.0, "repetition_penalty": None, "stop": ()}
 """Settings that there were not from the start, as they were then."""
 
 
@@ -94,5 +94,10 @@ def recorded(settings: dict[str, Any]) -> dict[str, Any]:
     So a run has the record that it always had, and one that began before there were such settings resumes.
     """
     exemplars: str | None = settings[FIELD]
-    others = {name: value for name, value in settings.items() if name != FIELD and LATER.get(name, ...) != value}
+    others = {
+        # As JSON has it.
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+        if name != FIELD and LATER.get(name, ...) != value
+    }
     return others if exemplars is None else others | {RECORDED: hashlib.sha256(exemplars.encode()).hexdigest()}

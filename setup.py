@@ -30,6 +30,7 @@ setup(
         "train": ["tensorboard>=2.18", "datasets>=3"],
         "bench": ["datasets>=3"],
         "app": ["gradio>=6.31,<7"],
+        "serve": ["fastapi>=0.165,<1", "uvicorn>=0.54,<1", "prometheus-client>=0.26,<1"],
         "dev": [
             "ruff==0.17.6",
             "mypy==2.4.1",
@@ -41,6 +42,9 @@ setup(
             "psutil>=6",
             # Looks at pages in Debian's Chromium; without one those tests are skipped.
             "playwright>=1.49,<2",
+            # The server's client, as users have it.
+            "openai>=3.57,<4",
+            "httpx>=0.28,<1",
             # Talks to the chat in a pseudo-terminal.
             "pexpect>=4.9,<5",
         ],

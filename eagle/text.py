@@ -76,6 +76,44 @@ class StopStrings:
         return any(string in seen for string in self._strings)
 
 
+class StopFilter:
+    """Shows a growing text up to the first of some strings in it, and never the beginning of one that may follow.
+
+    Args:
+        strings: any number, none of them empty.
+
+    Attributes:
+        stopped: whether one has come; nothing is shown from then on.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings, self._held, self.stopped = tuple(strings), "", False
+
+    def add(self, text: str) -> str:
+        """What may be shown, given more text."""
+        if self.stopped:
+            return ""
+        self._held += text
+        before = before_stop(self._held, self._strings)
+        if len(before) < len(self._held):
+            self.stopped, self._held = True, ""
+            return before
+        keep = max((_begun(self._held, string) for string in self._strings), default=0)
+        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return shown
+
+    def end(self) -> str:
+        """What is still to be shown of a text that has ended."""
+        shown, self._held = self._held, ""
+        return shown
+
+
+def _begun(text: str, string: str) -> int:
+    """Characters at the end of a text that a string begins with."""
+    most = min(len(text), len(string) - 1)
+    return next((count for count in range(most, 0, -1) if text.endswith(string[:count])), 0)
+
+
 def before_stop(text: str, strings: Sequence[str]) -> str:
     """A text up to the first of some strings in it; all of it where there is none."""
     places = [place for string in strings if (place := text.find(string)) >= 0]

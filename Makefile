@@ -19,7 +19,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: setup.py requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) tools/install_torch.py "$(TORCH)"$(if $(TORCH_INDEX), --index-url "$(TORCH_INDEX)")
-	$(PIP) install --editable ".[dev,train,app]"
+	$(PIP) install --editable ".[dev,train,app,serve]"
 	touch $@
 
 demo: setup

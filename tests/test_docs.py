@@ -33,6 +33,7 @@ MOST_LINES = 400
 ROOMS = [
     "eagle/chat.py",
     "eagle/application/",
+    "eagle/serving/",
     "eagle/lookup/",
     "eagle/train/",
     "eagle/evaluation/*.py",

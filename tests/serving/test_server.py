@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,61 +21,10 @@ from eagle.chat_template import chat_ids
 from eagle.model.ea_model import EaModel
 from eagle.serving.__main__ import main
 from tests.application.endless import make_endless_pair
+from tests.serving.servers import PATIENCE, Running, server
 from tests.tiny import load_pair, make_chat_pair
 
 MESSAGES: Any = [{"role": "user", "content": "Tell me."}]
-PATIENCE = 300
-
-
-@dataclass
-class Running:
-    """A server that runs."""
-
-    process: subprocess.Popen[str]
-    url: str
-    log: Path
-
-    @property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
-
-    def health(self) -> dict[str, Any]:
-        return httpx.get(f"{self.url}/health", timeout=PATIENCE).json()
-
-    def post(self, body: Any, path: str = "chat/completions") -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=PATIENCE)
-
-    def until(self, **wanted: Any) -> None:
-        """Wait until its health is so."""
-        while {name: self.health()[name] for name in wanted} != wanted:
-            time.sleep(0.01)
-
-
-@contextmanager
-def server(arguments: list[str], folder: Path, *more: str, **environment: str) -> Iterator[Running]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = folder / f"server-{port}.log"
-    command = [sys.executable, "-m", "eagle.serving", *arguments, "--port", str(port), "--device", "cpu", *more]
-    with log.open("w") as sink:
-        process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
-        )
-    running = Running(process, f"http://127.0.0.1:{port}", log)
-    try:
-        while True:
-            assert process.poll() is None, log.read_text()
-            try:
-                running.health()
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield running
-    finally:
-        process.kill()
-        process.wait()
-        assert "Traceback" not in log.read_text(), log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +33,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def named(pair: tuple[Path, Path]) -> list[str]:
-    trees = ["--total-token", "8", "--depth", "2", "--tree-top-k", "3"]
-    return ["--base-model-path", str(pair[0]), "--ea-model-path", str(pair[1]), "--dtype", "float64", *trees[:0]]
+    return ["--base-model-path", str(pair[0]), "--ea-model-path", str(pair[1]), "--dtype", "float64"]
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,11 @@ def head() -> Path:
     return Path(str(resources.files("eagle"))) / "heads" / DEFAULT_PAIR
 
 
+def sorted_draft() -> Path:
+    """The folder of the sorted draft that this package ships."""
+    return head().with_name(f"{DEFAULT_PAIR}-sorted")
+
+
 def base_model() -> Path:
     """The folder of SmolLM2-135M-Instruct as bf16 safetensors with its tokenizer, converted at the first call."""
     target = cache_dir() / "models" / f"SmolLM2-135M-Instruct-{SMOLLM2.sha256[:12]}"

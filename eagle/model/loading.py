@@ -165,8 +165,8 @@ def add_pair_arguments(parse: argparse._ActionsContainer) -> None:
     )
     parse.add_argument(
         "--sorted-model-path",
-        help="directory or hub id of a sorted draft for this model, for the methods sorted/TREE:RULE; with it no head "
-        "is needed",
+        help="directory, hub id or embedded alias of a sorted draft for this model, for the methods "
+        "sorted/TREE:RULE; with it no head is needed",
     )
     parse.add_argument("--exit", type=int, help="of a sorted draft: the only exit to use, counted from 1")
     parse.add_argument(

@@ -26,7 +26,7 @@ from eagle.drafters.lookup.drafter import DEFAULT_LOOKUP, LookupDrafter, LookupS
 from eagle.drafters.lookup.retriever import Retriever
 from eagle.drafters.lookup.suffix import SuffixDrafter
 from eagle.drafters.recycling import RecyclingDrafter
-from eagle.drafters.sorted.checkpoint import load_sorted
+from eagle.drafters.sorted.checkpoint import load_sorted, read_config
 from eagle.drafters.sorted.drafter import SortedDrafter
 from eagle.drafters.sorted.exits import SortedDraft
 from eagle.folders import local_folder
@@ -158,11 +158,15 @@ def sorted_offer(draft: SortedDraft, target: Target, quantize: str | None, bound
     """
     of_tree: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths, "least": bounds.least}
     shape = replace(SORTED_SHAPE, **bounds.given | of_tree)
-    stored = StoredTrees.read(local_folder(draft.path, "the sorted draft"), form_of(target))
+    folder = local_folder(draft.path, "the sorted draft")
+    stored = StoredTrees.read(folder, form_of(target))
     trees = stored if not bounds.given and not any(of_tree.values()) else NO_TREES
-    model = load_sorted(draft.path, target, draft.exit, quantize)
-    drafter = SortedDrafter(model, draft.exits(model.blocks, stored.thresholds))
-    return _sized(Offer(drafter, shape, trees), target, bounds)
+    count = len(read_config(folder).exits)
+    exits = draft.exits(count, stored.thresholds)
+    # An exit that nobody may leave at is none, and what lies behind the last that is one is not loaded.
+    used = sorted({stop for route in exits.routes(count) for stop in route}) if draft.exit is None else [draft.exit - 1]
+    model = load_sorted(draft.path, target, [number + 1 for number in used], quantize)
+    return _sized(Offer(SortedDrafter(model, exits.among(used)), shape, trees), target, bounds)
 
 
 def _sized(offer: Offer, target: Target, bounds: Bounds) -> Offer:

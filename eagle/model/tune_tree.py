@@ -39,9 +39,10 @@ from eagle.decoding.method import GRAFTED, HEAD, PICKING, SORTED, Method
 from eagle.decoding.speculation import Speculation, grafted_shape, offer_of
 from eagle.decoding.stored_trees import TREE_FILE, form_of, store
 from eagle.drafters.drafter import Drafter
+from eagle.drafters.sorted.checkpoint import load_sorted
 from eagle.drafters.sorted.compiled import compiled_blocks
 from eagle.drafters.sorted.drafter import SortedDrafter
-from eagle.drafters.sorted.exits import Thresholds
+from eagle.drafters.sorted.exits import LastExit, Thresholds
 from eagle.errors import InputError
 from eagle.folders import local_folder
 from eagle.model.ea_model import EaModel
@@ -271,7 +272,7 @@ def described(candidate: Candidate, size: int) -> str:
 
 
 def with_exits(
-    drafter: SortedDrafter, shapes: Sequence[TreeShape], source: random.Random
+    drafter: SortedDrafter, shapes: Sequence[TreeShape], source: random.Random, compiles: bool
 ) -> list[tuple[Drafter, TreeShape]]:
     """Each shape with thresholds drawn at random for its exits; the fixed exits (0: all leave; 1: none does) among
     them as often as all others."""
@@ -281,7 +282,7 @@ def with_exits(
     drawn = [source.choice(fixed) if number % 2 else source.choice(mixed) for number in range(len(shapes))]
     # One drafter for each, which all its shapes share: it reads every text once.
     drafters = {each: SortedDrafter(drafter.model, Thresholds(each, blocks)) for each in dict.fromkeys(drawn)}
-    if drafter.model.compiled is not None:
+    if compiles:
         # What is not compiled could not compete with what is.
         drafter.model.compiled = compiled_blocks(
             drafter.model, {route for each in drafters.values() for route in each.exits.routes(blocks)}
@@ -329,6 +330,11 @@ def tune(argv: Sequence[str] | None) -> None:
     choice = replace(pair_of(args), drafter=args.drafter)
     model = load(choice)
     drafter = offer_of(model.offers, Method.named(hsd=False, drafter=args.drafter)).drafter
+    if isinstance(drafter, SortedDrafter) and choice.sorted_draft is not None and choice.sorted_draft.exit is None:
+        # Those that it leaves at so far are not all it has.
+        drafter = SortedDrafter(
+            load_sorted(choice.sorted_draft.path, model.target, quantize=choice.quantize), LastExit()
+        )
     on_cpu, form = model.device.type == "cpu", form_of(model.target)
     largest = args.largest or (17 if on_cpu else 60)
     deepest = args.deepest if args.deepest is not None else (3 if on_cpu else 7)
@@ -352,7 +358,7 @@ def tune(argv: Sequence[str] | None) -> None:
                 tried = shapes(kind, sizes[-1], deepest, args.shapes, source, fastest if kind == HYBRID else None)
             candidates: list[tuple[Drafter, TreeShape]] = [(drafter, shape) for shape in tried]
             if isinstance(drafter, SortedDrafter):
-                candidates = with_exits(drafter, tried, source)
+                candidates = with_exits(drafter, tried, source, model.target.compiled is not None)
             prompts = training_prompts(model, args.prompts, args.seed, arguments)
             warper = Warper(temperature)
             best, shape, speed = search(model, kind, candidates, sizes, args.contexts, prompts, warper)

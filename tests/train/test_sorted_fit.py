@@ -115,7 +115,7 @@ def test_a_draft_with_ends_of_its_own_is_a_model_at_every_exit(tmp_path: Path) -
     target = Target(stock_model(Path(base)))
     prompt = torch.tensor([[3, 1, 4, 1, 5]])
     for number in (1, 2, 3):
-        exit_ = load_sorted(str(draft), target, number)
+        exit_ = load_sorted(str(draft), target, (number,))
         alone = AutoModelForCausalLM.from_pretrained(draft / f"exit-{number}", dtype=torch.float32)
         assert alone.config.num_hidden_layers == number
         with torch.inference_mode():
@@ -154,9 +154,9 @@ def test_what_was_trained_drafts(tmp_path: Path, freeze_ends: bool) -> None:
     folder = str(RunFolder(settings.folder / SORTED).best())
     target = Target(stock_model(Path(str(settings.base_model_path))))
     assert load_sorted(folder, target).exits == (1, 2, 3)
-    assert load_sorted(folder, target, exit_=2).exits == (2,)
+    assert load_sorted(folder, target, numbers=(2,)).exits == (2,)
     with pytest.raises(InputError, match="--exit must be 1 to 3"):
-        load_sorted(folder, target, exit_=4)
+        load_sorted(folder, target, numbers=(4,))
     prompt = torch.tensor([[3, 1, 4, 1, 5]])
     for draft in (SortedDraft(folder), SortedDraft(folder, exit=1), SortedDraft(folder, thresholds=(0.4, 0.4))):
         model = EaModel.from_pretrained(

@@ -7,6 +7,7 @@ name them, ``draft_ids``, and with ends of its own ``embed_tokens.weight`` and `
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,15 @@ def read_into(folder: Path, model: PreTrainedModel, own_ends: bool) -> Tensor:
     return state[DRAFT_IDS]
 
 
-def load_sorted(path_or_id: str, target: Target, exit_: int | None = None, quantize: str | None = None) -> SortedModel:
+def load_sorted(
+    path_or_id: str, target: Target, numbers: Sequence[int] | None = None, quantize: str | None = None
+) -> SortedModel:
     """Load a sorted draft for a target.
 
     Args:
         path_or_id: local directory or hub id.
         target: the model it drafts for.
-        exit_: the only exit to use, counted from 1; None: all.
+        numbers: of the exits to use, counted from 1, ascending; None: all.
         quantize: as the target, see ``int8.prepare_draft_weights``.
 
     Raises:
@@ -163,9 +166,9 @@ def load_sorted(path_or_id: str, target: Target, exit_: int | None = None, quant
                 f"{folder} was made for a target with {name} {getattr(config, name)}, this one has "
                 f"{getattr(made, name)}"
             )
-    if exit_ is not None and not 1 <= exit_ <= len(config.exits):
-        raise InputError(f"--exit must be 1 to {len(config.exits)} with {folder}, not {exit_}")
-    exits = config.exits if exit_ is None else (config.exits[exit_ - 1],)
+    if numbers is not None and not 1 <= numbers[-1] <= len(config.exits):
+        raise InputError(f"--exit must be 1 to {len(config.exits)} with {folder}, not {numbers[-1]}")
+    exits = config.exits if numbers is None else tuple(config.exits[number - 1] for number in numbers)
     model = first_layers(target.model, exits[-1], filled=False)
     if config.own_ends:
         # Modules of their own, to be filled.

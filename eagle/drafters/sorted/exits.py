@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eagle import assets
 from eagle.checks import whole_number
 from eagle.errors import InputError
 from eagle.tree.shape import DETERMINISTIC, HYBRID, nearest
@@ -25,7 +26,7 @@ class SortedDraft:
     """Which sorted draft, and how it is used.
 
     Attributes:
-        path: local directory or hub id.
+        path: local directory or hub id; the alias of the embedded pair is the draft that this package ships for it.
         exit: the only exit to use, counted from 1; None: all.
         thresholds: of largest probabilities, above which a node leaves; None: all nodes go to the last exit.
 
@@ -38,6 +39,8 @@ class SortedDraft:
     thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.path == assets.DEFAULT_PAIR:
+            object.__setattr__(self, "path", str(assets.sorted_draft()))
         if self.exit is not None and whole_number("exit", self.exit) < 1:
             raise InputError(f"--exit counts from 1, it is not {self.exit}")
         if self.exit is not None and self.thresholds is not None:
@@ -80,6 +83,10 @@ class Exits(ABC):
     def routes(self, count: int) -> set[tuple[int, ...]]:
         """All ``stops`` there are, whatever the text."""
         return {self.stops(count)}
+
+    def among(self, kept: Sequence[int]) -> Exits:
+        """The same of a model with some of the exits only, from 0, among which are all that nodes may leave at."""
+        return self
 
     @property
     @abstractmethod
@@ -133,6 +140,10 @@ class Thresholds(Exits):
         last = next((number for number, value in enumerate(self._thresholds) if value == 0.0), count - 1)
         return (*(number for number in range(last) if self._thresholds[number] < 1.0), last)
 
+    def among(self, kept: Sequence[int]) -> Thresholds:
+        """See ``Exits.among``."""
+        return Thresholds([self._thresholds[number] for number in kept[:-1]], len(kept))
+
     @property
     def settled(self) -> Mapping[str, Any]:
         """See ``Exits.settled``."""
@@ -161,6 +172,12 @@ class Calibration:
         if not self.found.keys() >= {DETERMINISTIC, HYBRID}:
             chosen.append(LastExit())
         return {each.stops(count) for each in chosen}
+
+    def among(self, kept: Sequence[int]) -> Calibration:
+        """See ``Exits.among``."""
+        return Calibration(
+            {kind: {at: each.among(kept) for at, each in found.items()} for kind, found in self.found.items()}
+        )
 
     @property
     def settled(self) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         (["--submodels", "1,2,3", "--thresholds", "0.5,0.5,0"], {"exits": [1, 2, 3], "thresholds": [0.5, 0.5]}),
         (["--submodels", "2", "--thresholds", "0.5", "--chain", "--do_sample"], {"exits": [2]}),
-        ([], {"exits": [1, 2, 3]}),
+        ([], {"exits": [3]}),
     ],
 )
 def test_its_arguments_answer_its_questions(asked: list[str], more: list[str], exits: dict[str, object]) -> None:

@@ -34,7 +34,7 @@ def test_the_command_line_comes_before_yaml_and_yaml_before_the_defaults(tmp_pat
     [
         ("fit: {stepz: 1}", "fit has no setting 'stepz'"),
         ("fit: {steps: many}", "fit.steps must be of type int, not 'many'"),
-        ("fitting: {}", "has 'fitting'; the stages are generate, vocab, fit, export"),
+        ("fitting: {}", "has 'fitting'; the stages are generate, given, vocab, fit, export"),
         ("fit: [1]", "must hold a mapping for each stage"),
         ("fit: {decay: 2.0}", "--decay must lie in [0, 1], not 2.0"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -154,6 +155,7 @@ def test_log_probabilities_are_the_models(running: Running, model: EaModel) -> N
     assert len(logprobs.tokens or []) == len(logprobs.token_logprobs or []) == plain.usage.completion_tokens  # type: ignore[union-attr]
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_curl_reaches_it(running: Running, model: EaModel) -> None:
     body = json.dumps({"messages": MESSAGES, "temperature": 0, "max_tokens": 20})
     command = ["curl", "-s", f"{running.url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]

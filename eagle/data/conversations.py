@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eagle import assets
-from eagle.data.jsonl import BOM, parsed
+from eagle.data.jsonl import BOM, is_text, parsed
 from eagle.errors import InputError
 
 Message = dict[str, str]
@@ -42,12 +41,12 @@ class Conversation:
     @property
     def is_text(self) -> bool:
         """Whether it can be encoded: JSON may name half of a surrogate pair, which is no character."""
-        return _is_text("".join((self.system or "", *self.turns)))
+        return is_text("".join((self.system or "", *self.turns)))
 
     def prompt(self, turn: int = 0) -> list[Message]:
         """The chat up to the answer to a turn, at most as many as there are ``answers``."""
         chat = [] if self.system is None else [{"role": "system", "content": self.system}]
-        for asked, answered in zip(self.turns[:turn], self.answers, strict=False):
+        for asked, answered in zip(self.turns[:turn], self.answers[:turn], strict=True):
             chat += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         return [*chat, {"role": "user", "content": self.turns[turn]}]
 
@@ -198,19 +197,17 @@ def _conversation(record: Any, where: str) -> Conversation | None:
     if not said or said[0][0] != "user" or not said[0][1].strip():
         return None
     turns = tuple(text.strip() for role, text in said if role == "user")
-    pairs = itertools.takewhile(
-        lambda pair: (pair[0][0], pair[1][0]) == ("user", "assistant") and pair[1][1].strip() and _is_text(pair[1][1]),
-        zip(said[::2], said[1::2], strict=False),
-    )
-    return Conversation(system or None, turns, tuple(answer.strip() for _, (_, answer) in pairs))
+    return Conversation(system or None, turns, tuple(_answers(said)))
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _answers(said: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The answers of messages by role, as long as user and assistant say something in turn."""
+    for place in range(0, len(said) - 1, 2):
+        (asking, question), (answering, answer) = said[place : place + 2]
+        in_turn = (asking, answering) == ("user", "assistant")
+        if not (in_turn and question.strip() and answer.strip() and is_text(answer)):
+            return
+        yield answer.strip()
 
 
 def _said(message: Any, where: str) -> tuple[str, Any]:

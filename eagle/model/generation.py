@@ -224,7 +224,7 @@ def _pair(
         raise InputError("the model is in training mode (its dropout is on); call eval() on it first")
     _, head = assets.resolve_base_and_head(str(model.name_or_path), ea_model_path)
     kept = model.__dict__.setdefault(KEPT, {})
-    key = (head, draft_model_path, drafter in PICKING)
+    key = head, draft_model_path
     if key not in kept:
         with _attention_of(target := Target(model)):
             refuse_wrong_scores(target)

@@ -95,8 +95,8 @@ class Target:
         # Quantised weights have an integer dtype; the embeddings always have the dtype of the activations.
         self.dtype = embeddings.dtype
         if self.device.type == "cuda":
-            # cuDNN's attention, which torch prefers on new cards, is planned for each length of text anew: tenths of a
-            # second where a kernel takes tens of microseconds (modelscope/FunASR issue 3704).
+            # cuDNN's attention, which torch prefers on new cards, is planned for each length of text anew, which takes
+            # tenths of a second (modelscope/FunASR issue 3704).
             torch.backends.cuda.enable_cudnn_sdp(False)
 
     @property

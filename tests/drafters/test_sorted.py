@@ -27,10 +27,20 @@ EXITS = (1, 2, 4)
 
 
 class Scripted(Exits):
-    """Leaves at random, by a script of its own."""
+    """Leaves at random, by a script of its own; each draft at other exits, so that nodes wait in front of blocks that a
+    later draft would run through at once."""
 
     def __init__(self, seed: int) -> None:
         self._source = torch.Generator().manual_seed(seed)
+        self._stops: tuple[int, ...] = ()
+
+    def at(self, temperature: float, kind: str) -> Exits:
+        drawn = torch.rand(len(EXITS), generator=self._source) < 0.6
+        self._stops = tuple(drawn.nonzero()[:, 0].tolist()) or (len(EXITS) - 1,)
+        return self
+
+    def stops(self, count: int) -> tuple[int, ...]:
+        return self._stops
 
     def deeper(self, exit_number: int, logits: Tensor) -> Tensor:
         return torch.rand(len(logits), generator=self._source) < 0.5

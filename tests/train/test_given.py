@@ -34,7 +34,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GivenSettings:
     ]
     roles = ("user", "assistant", "user", "assistant")
     lines = [
-        {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]}
+        {"messages": [{"role": role, "content": text} for role, text in zip(roles[: len(texts)], texts, strict=True)]}
         for texts in said
     ]
     conversations = tmp_path / "conversations.jsonl"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +18,27 @@ LONGEST_CHARACTER = 4
 def whole_characters(text: str) -> str:
     """Text that can be written down: halves of characters are joined, and a lone one is replaced."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """The letters that stand for bytes in the tokens of byte-level tokenizers, as GPT-2's has them: printable ones for
+    themselves, the others in their order from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes | None:
+    """The bytes of a token, which may be a part of a character; None where they cannot be told."""
+    text = str(tokenizer.decode([token]))
+    if INCOMPLETE not in text:
+        return text.encode()
+    name = str(tokenizer.convert_ids_to_tokens(token))
+    if found := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", name):
+        return bytes.fromhex(found[1])
+    letters = _byte_letters()
+    return bytes(letters[letter] for letter in name) if set(name) <= set(letters) else None
 
 
 class TextStream:

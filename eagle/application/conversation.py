@@ -21,6 +21,7 @@ from eagle.chat_template import (
 )
 from eagle.clock import Clock
 from eagle.decoding.method import HEAD, SORTED, VERIFIERS, Method
+from eagle.decoding.prompt_cache import DEFAULT_BYTES, PromptCache
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.stored_trees import form_of
 from eagle.errors import ContextFullError, InputError, TemplateRefusalError
@@ -115,6 +116,7 @@ class ChatModel:
             InputError: see ``eagle.model.loading.load`` and ``require_chat_template``.
         """
         model = load(choice)
+        model.prompts = PromptCache(DEFAULT_BYTES)
         # The temperature is each message's own.
         if choice.drafted_by in (HEAD, SORTED):
             trees = choice.stored_trees(form_of(model.target))

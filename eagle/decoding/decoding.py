@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eagle.clock import Clock
 from eagle.decoding.info import no_rounds
+from eagle.decoding.prompt_cache import PromptCache, can_remember
 from eagle.decoding.speculation import Speculation
 from eagle.drafters.drafter import Reads
 from eagle.target.target import Target
@@ -30,6 +31,10 @@ class Decoding:
         processor_time: seconds that building the warper took, for the record.
         watch: is told new tokens, as many as a round gave, and the (k, V) logits of the target that they follow from,
             unprocessed and to be copied if they are to be kept.
+        prompts: what earlier texts have left, and where this one leaves what it may; None: nothing is kept.
+
+    Attributes:
+        remembered: tokens of the prompt that were not read again.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Decoding:
         text: Text,
         processor_time: float = 0.0,
         watch: Callable[[list[int], Tensor], None] | None = None,
+        prompts: PromptCache | None = None,
     ) -> None:
         self.watch = watch
         self.target, self.text, self.drafter = target, text, speculation.drafter
@@ -49,6 +55,8 @@ class Decoding:
         self.info = no_rounds(processor_time)
         self.clock = Clock(target.device)
         self.finished = False
+        self.prompts = prompts if can_remember(target) else None
+        self.remembered = 0
         self._read_anew = False
         self._begin()
 
@@ -66,11 +74,24 @@ class Decoding:
         with self.clock.timing(partial(self.info.__setitem__, "kv_time")):
             self.cache = self.target.new_cache(self.text.limit + self.shape.total_token)
             self.drafting = self.drafter.begin(self.text, self.tokens, self.shape)
+            self._recall()
         with self.clock.timing(partial(self.info.__setitem__, "reset_tree_time")):
-            scores = self.target.prefill(self.text.prompt, self.cache, features=self._wants_features)
+            rest = self.text.prompt[:, self.remembered :]
+            scores = self.target.prefill(rest, self.cache, features=self._wants_features)
             self._prompt_logits = scores.logits.clone()
             self.drafting.read(scores)
             self._first_token(self.text.generator)
+
+    def _recall(self) -> None:
+        """Begin with what earlier texts have left of the prompt."""
+        found = None if self.prompts is None else self.prompts.find(self.tokens, self.drafter)
+        if found is None:
+            return
+        target, draft = found
+        self.cache.recall(target)
+        self.remembered = target.known
+        if draft is not None:
+            self.drafting.recall(draft)
 
     @torch.inference_mode()
     def restart(self, generator: torch.Generator | None) -> None:
@@ -166,6 +187,9 @@ class Decoding:
     def _draft_or_end(self) -> None:
         """A tree behind the text; if it has ended, leave the memory of the caches to the next generation."""
         if self.finished:
+            if self.prompts is not None:
+                memory = self.drafting.memory()
+                self.prompts.keep(self.tokens, self.cache.memory(), self.drafter.remembers, memory)
             self.target.recycle(self.cache)
             self.drafting.end()
             return

@@ -21,6 +21,7 @@ from eagle.target.base import load_tokenizer
 from eagle.target.compiling import compile_target
 from eagle.target.kv_cache import TreeCache
 from eagle.target.loading import load_target
+from eagle.target.memory import Memory
 from eagle.target.packed import parameter_count
 from eagle.target.target import PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
@@ -47,6 +48,11 @@ class DraftModelDrafter(Drafter):
         """See ``Drafter.compile``."""
         compile_target(self.model)
 
+    @property
+    def remembers(self) -> Drafter | None:
+        """See ``Drafter.remembers``."""
+        return self
+
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> DraftModelDrafting:
         """See ``Drafter.begin``."""
         # A text is not read before somebody drafts behind it, and then as a prompt: filled up.
@@ -70,14 +76,17 @@ class DraftModelDrafting(Drafting):
         self.prompt_length = text.prompt.shape[1]
         self._levels = Levels()
 
+    def recall(self, memory: Memory) -> None:
+        """See ``Drafting.recall``."""
+        self.cache.recall(memory)
+
     def read(self, prompt: Scores) -> None:
         """See ``Drafting.read``."""
         if self._within_context(1) < 1:
             # Longer than the draft model can read: nothing will be drafted.
             return
-        self.model.prefill(
-            self.vocabulary.to_draft(self.tokens[: self.prompt_length])[None], self.cache, features=False
-        )
+        rest = self.tokens[self.cache.committed : self.prompt_length]
+        self.model.prefill(self.vocabulary.to_draft(rest)[None], self.cache, features=False)
 
     def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
         """See ``Drafting.draft``."""
@@ -101,6 +110,10 @@ class DraftModelDrafting(Drafting):
     def end(self) -> None:
         """See ``Drafting.end``."""
         self.model.recycle(self.cache)
+
+    def memory(self) -> Memory | None:
+        """See ``Drafting.memory``; nothing where a longer text's positions are encoded in another way."""
+        return self.cache.memory() if self.model.switch is None and self.cache.committed else None
 
     def law(self, chance: Chance) -> Tensor:
         """See ``Drafting.law``."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from eagle.errors import InputError
+from eagle.target.memory import Memory
 from eagle.target.target import Scores
 from eagle.target.text import Text
 from eagle.tree.chance import Chance
@@ -33,12 +34,21 @@ class Reads(Enum):
 class Drafting(ABC):
     """A drafter at one text."""
 
+    def recall(self, memory: Memory) -> None:
+        """In front of ``read``: this is known of the prompt's first tokens.
+
+        Args:
+            memory: by ``memory`` of a text of the drafter that ``Drafter.remembers`` names.
+        """
+        raise ValueError("this drafter remembers nothing")
+
     @abstractmethod
     def read(self, prompt: Scores) -> None:
         """The target has read the prompt.
 
         Args:
-            prompt: logits of its last token, (1, V), and features of all its n tokens where the drafter reads those.
+            prompt: logits of its last token, (1, V), and, where the drafter reads those, features of its n tokens; of a
+                prompt whose beginning was remembered, of the other ones.
         """
 
     @abstractmethod
@@ -71,6 +81,10 @@ class Drafting(ABC):
     @abstractmethod
     def end(self) -> None:
         """The text has ended: memory may be given to the next one."""
+
+    def memory(self) -> Memory | None:
+        """What of the text a longer one may begin with; None where there is nothing."""
+        return None
 
     def law(self, chance: Chance) -> Tensor:
         """(V,) law of the next token behind the text, as samples would be drawn from it; the rule ``naive_hsd`` asks
@@ -107,6 +121,11 @@ class Drafter(ABC):
     def compile(self) -> None:
         """Run what it computes with compiled from now on, where this machine can; nothing to most drafters."""
         return
+
+    @property
+    def remembers(self) -> Drafter | None:
+        """Whose memories of texts its own begin with: itself, or a drafter within it; None: it needs none."""
+        return None
 
     @abstractmethod
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> Drafting:

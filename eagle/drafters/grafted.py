@@ -9,6 +9,7 @@ from eagle.drafters.drafter import Drafter, Drafting
 from eagle.drafters.eagle3.drafter import HeadDrafter, HeadDrafting
 from eagle.drafters.lookup.retriever import Retriever, Retrieving
 from eagle.drafters.lookup.trie import pick_tree
+from eagle.target.memory import Memory
 from eagle.target.target import Scores
 from eagle.target.text import Text
 from eagle.tree.chance import Chance
@@ -48,6 +49,11 @@ class GraftedDrafter(Drafter):
         """See ``Drafter.forget``."""
         self.retriever.forget()
 
+    @property
+    def remembers(self) -> Drafter | None:
+        """See ``Drafter.remembers``."""
+        return self.head
+
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> GraftedDrafting:
         """See ``Drafter.begin``."""
         return GraftedDrafting(self.head.begin(text, tokens, largest), self.retriever.begin(text, tokens, largest))
@@ -63,6 +69,10 @@ class GraftedDrafting(Drafting):
 
     def __init__(self, head: HeadDrafting, retrieving: Retrieving) -> None:
         self.head, self.retrieving = head, retrieving
+
+    def recall(self, memory: Memory) -> None:
+        """See ``Drafting.recall``."""
+        self.head.recall(memory)
 
     def read(self, prompt: Scores) -> None:
         """See ``Drafting.read``."""
@@ -91,3 +101,7 @@ class GraftedDrafting(Drafting):
         """See ``Drafting.end``."""
         self.head.end()
         self.retrieving.end()
+
+    def memory(self) -> Memory:
+        """See ``Drafting.memory``: what is looked up is in the text."""
+        return self.head.memory()

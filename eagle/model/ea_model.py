@@ -17,6 +17,7 @@ from eagle.decoding.info import DecodingInfo
 from eagle.decoding.logprobs import Logprobs
 from eagle.decoding.method import DRAFT_MODEL, DRAFTERS, HEAD, PICKING, SORTED, Method
 from eagle.decoding.prompt import Prompt
+from eagle.decoding.prompt_cache import PromptCache
 from eagle.decoding.result import result
 from eagle.decoding.sampling_params import SamplingParams
 from eagle.decoding.speculation import AUTOREGRESSIVE, Offer, Speculation, offer_of, speculation
@@ -56,6 +57,7 @@ class EaModel:
         ea_layer: the draft head; None where there is only a draft model.
         compiles: what ``compile`` of ``from_pretrained`` was.
         preferred: what its ``drafter`` was.
+        prompts: what texts leave to longer ones, which then are not read from the start; None: nothing.
         config: the base model's configuration.
     """
 
@@ -66,6 +68,7 @@ class EaModel:
         self.ea_layer = head.head if isinstance(head, HeadDrafter) else None
         self.compiles = OFF
         self.preferred: str | None = None
+        self.prompts: PromptCache | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
@@ -393,4 +396,4 @@ class EaModel:
         ends = partial(StopStrings, self.get_tokenizer(), params.stop) if params.stop else None
         text = Text(ids, warper, limit, stop_ids, params.generator, processors, ends)
         watch = None if params.logprobs is None else Logprobs(text, params.logprobs)
-        return Decoding(self.target, chosen, text, processor_time, watch), prompt
+        return Decoding(self.target, chosen, text, processor_time, watch, self.prompts), prompt

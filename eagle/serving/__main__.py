@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import uvicorn
 from eagle import assets
 from eagle.chat_template import add_template_argument, require_chat_template, template_arguments
 from eagle.decoding.method import Method
+from eagle.decoding.prompt_cache import DEFAULT_BYTES, PromptCache
 from eagle.errors import InputError
 from eagle.identity import readable_name
 from eagle.model.loading import add_pair_arguments, load, pair_of
@@ -28,7 +30,9 @@ from eagle.serving.engine import Engine
 from eagle.serving.requests import BASELINE
 
 API_KEY = "EAGLE_API_KEY"
-LEAST = {"queue": 0, "max_body_bytes": 1, "max_prompt_tokens": 1, "max_new_token": 1, "max_choices": 1}
+LEAST = {"queue": 0, "prompt_cache_gib": 0} | dict.fromkeys(
+    ("max_body_bytes", "max_prompt_tokens", "max_new_token", "max_choices"), 1
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--max-prompt-tokens", type=int, help="of a prompt; default: what the model has room for")
     where.add_argument("--max-new-token", type=int, default=limits.new_tokens, help="of a text")
     where.add_argument("--max-choices", type=int, default=limits.choices, help="texts of a request")
+    where.add_argument(
+        "--prompt-cache-gib",
+        type=float,
+        default=DEFAULT_BYTES / 2**30,
+        help="of earlier texts, for longer ones",
+    )
     add_template_argument(where)
     return parse
 
@@ -82,7 +92,7 @@ def serve(argv: Sequence[str] | None) -> None:
     args = parser().parse_args(argv)
     for name, least in LEAST.items():
         value = getattr(args, name)
-        if value is not None and value < least:
+        if value is not None and not least <= value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} must be {least} or more, not {value}")
     if not 0 <= args.port < 2**16:
         raise InputError(f"--port must be 0 to 65535, not {args.port}")
@@ -96,6 +106,7 @@ def serve(argv: Sequence[str] | None) -> None:
     require_chat_template(model.get_tokenizer(), model.base_model_path, template)
     if method is not None:
         model.shape_for(method, 1.0)
+    model.prompts = PromptCache(round(args.prompt_cache_gib * 2**30))
     # A server writes many texts.
     model.expect(2**31)
     engine = Engine(model, args.queue)

@@ -74,12 +74,14 @@ class Usage:
         accepted: among these, drafted ones.
         drafted: tokens on the longest paths of all drafts: so many could have been accepted.
         rounds: forwards of the target.
+        remembered: tokens of prompts that were not read again.
     """
 
     new_tokens: int = 0
     accepted: int = 0
     drafted: int = 0
     rounds: int = 0
+    remembered: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -87,6 +89,7 @@ class Usage:
             self.accepted + other.accepted,
             self.drafted + other.drafted,
             self.rounds + other.rounds,
+            self.remembered + other.remembered,
         )
 
 
@@ -237,14 +240,13 @@ class Engine:
                 generator.manual_seed((work.seed + index) % 2**63)
             prompt = work.prompts[index // work.choices].to(self.model.device)
             rounds = self.model.rounds(work.drafting, prompt, replace(work.params, generator=generator))
-            yield from self._pieces(index, rounds, work.params, ticket.given_up)
+            yield from self._pieces(index, rounds, ticket)
             if ticket.given_up.is_set():
                 return
 
-    def _pieces(
-        self, index: int, rounds: Generator[Decoding], params: SamplingParams, given_up: threading.Event
-    ) -> Iterator[Piece]:
-        text, shown, seen = TextStream(self.tokenizer), StopFilter(params.stop), 0
+    def _pieces(self, index: int, rounds: Generator[Decoding], ticket: Ticket) -> Iterator[Piece]:
+        work, text, seen = ticket.work, TextStream(self.tokenizer), 0
+        shown = StopFilter(work.params.stop)
         with closing(rounds):
             for decoding in rounds:
                 fresh = decoding.tokens[decoding.prompt_length + seen :]
@@ -254,14 +256,17 @@ class Engine:
                 if not decoding.finished:
                     if piece or logprobs:
                         yield Piece(index, piece, logprobs)
-                    if given_up.is_set():
+                    if ticket.given_up.is_set():
                         return
                     continue
                 piece += shown.add(text.end()) + shown.end()
                 by_itself = shown.stopped or fresh[-1] in decoding.text.stop_ids
                 info = decoding.info
                 lengths = info["accept_length"]
-                usage = Usage(seen, sum(lengths), sum(info["draft_length"]) - len(lengths), len(lengths))
+                drafted = sum(info["draft_length"]) - len(lengths)
+                # A prompt is one, however many texts begin with it.
+                remembered = 0 if index % work.choices else decoding.remembered
+                usage = Usage(seen, sum(lengths), drafted, len(lengths), remembered)
                 seconds = {"prefill": info["reset_tree_time"], "target": sum(info["tree_time"])}
                 seconds |= {"verification": sum(info["eval_time"]), "commit_and_draft": sum(info["update_time"])}
                 yield Piece(index, piece, logprobs, STOP if by_itself else LENGTH, usage, seconds)

@@ -24,6 +24,9 @@ class Metrics:
         into = self.registry
         self.requests = Counter("eagle_requests", "Requests, by status", ["status"], registry=into)
         self.prompt_tokens = Counter("eagle_prompt_tokens", "Tokens of prompts", registry=into)
+        self.remembered = Counter(
+            "eagle_remembered_prompt_tokens", "Tokens of prompts that were not read again", registry=into
+        )
         self.new_tokens = Counter("eagle_new_tokens", "Tokens of texts", registry=into)
         self.accepted = Counter("eagle_accepted_tokens", "Drafted tokens among them", registry=into)
         self.rounds = Counter("eagle_rounds", "Forwards of the target over a tree", registry=into)
@@ -42,6 +45,7 @@ class Metrics:
         usage = piece.usage
         self.new_tokens.inc(usage.new_tokens)
         self.accepted.inc(usage.accepted)
+        self.remembered.inc(usage.remembered)
         self.rounds.inc(usage.rounds)
         for stage, seconds in piece.seconds.items():
             self.stages.labels(stage).inc(seconds)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle.decoding.logprobs import Logprob
 from eagle.serving.engine import Piece, Usage
+from eagle.text import token_bytes
 
 INVALID, RATE, SERVER, KEY = ("invalid_request_error", "rate_limit_error", "server_error", "authentication_error")
 CHAT, TEXT = "chat.completion", "text_completion"
@@ -28,6 +29,7 @@ def usage_body(prompt_tokens: int, usage: Usage) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "completion_tokens": usage.new_tokens,
         "total_tokens": prompt_tokens + usage.new_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.remembered},
         "completion_tokens_details": {
             "accepted_prediction_tokens": usage.accepted,
             "rejected_prediction_tokens": usage.drafted - usage.accepted,
@@ -119,8 +121,9 @@ class Reply:
         }
 
     def _of_token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._text(token)
-        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
+        found = token_bytes(self._tokenizer, token)
+        spelled = None if found is None else list(found)
+        return {"token": self._text(token), "logprob": _finite(logprob), "bytes": spelled}
 
     def _text(self, token: int) -> str:
         return str(self._tokenizer.decode([token]))

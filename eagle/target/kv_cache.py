@@ -17,6 +17,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from eagle.devices import sent
+from eagle.target.memory import Memory
 
 # Scoring under a mask sees keys in multiples of this.
 VIEW_STEP = 64
@@ -168,6 +169,16 @@ class TreeCache(Cache):
     def commit_prompt(self, length: int) -> None:
         """The first ``length`` positions are the committed prompt; forget what follows."""
         self._commit(length)
+
+    def memory(self) -> Memory:
+        """A copy of what is committed."""
+        return Memory.copied(self.tree_layers, self.committed)
+
+    def recall(self, memory: Memory) -> None:
+        """Be as after the tokens that something remembered is of; of an empty cache of the same model."""
+        for layer, (keys, values) in zip(self.tree_layers, memory.states, strict=True):
+            layer.update(keys, values)
+        self._commit(memory.known)
 
     def forget(self) -> None:
         """Begin anew, as an empty cache does."""

@@ -147,22 +147,22 @@ class Target:
         self._spare = cache.slabs
 
     def prefill(self, input_ids: Tensor, cache: TreeCache, features: bool = True) -> Scores:
-        """Read the prompt into an empty cache.
+        """Read a prompt, or the rest of one whose beginning is in the cache.
 
         Args:
             input_ids: (1, n) int64.
-            cache: an empty cache.
+            cache: an empty cache; or one of what comes before, where positions are encoded alike in all texts.
             features: also return the features of all n tokens.
 
         Returns:
             Logits of the last token only, (1, V), and features (n, k * H).
         """
-        length = input_ids.shape[1]
+        length, before = input_ids.shape[1], cache.committed
         # Filling may not lengthen the text past where positions are encoded in another way; nor may pieces lie on both
         # sides of it.
         behind = self.switch is not None and length > self.switch.at
         most = self.switch.at if self.switch and not behind else self.context_length or 0
-        filled = min(-(-length // PREFILL_STEP) * PREFILL_STEP, max(most, length))
+        filled = min(-(-length // PREFILL_STEP) * PREFILL_STEP, max(most - before, length))
         chunk = filled if behind else PREFILL_CHUNK
         # What follows the prompt is invisible to it under causal attention, and forgotten below.
         padded = functional.pad(input_ids.to(self.device), (0, filled - length))
@@ -171,7 +171,7 @@ class Target:
             piece = padded[:, start : start + chunk]
             last = min(length - start, piece.shape[1]) - 1
             pieces.append(self._forward(piece, cache, features, only_row=last))
-        cache.commit_prompt(length)
+        cache.commit_prompt(before + length)
         seen = [piece.features for piece in pieces if piece.features is not None]
         return Scores(pieces[-1].logits, torch.cat(seen)[:length] if seen else None)
 

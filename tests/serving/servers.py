@@ -45,10 +45,13 @@ class Running:
 
 
 @contextmanager
-def server(arguments: list[str], folder: Path, *more: str, **environment: str) -> Iterator[Running]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def server(
+    arguments: list[str], folder: Path, *more: str, port: int | None = None, **environment: str
+) -> Iterator[Running]:
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     log = folder / f"server-{port}.log"
     command = [sys.executable, "-m", "eagle.serving", *arguments, "--port", str(port), "--device", "cpu", *more]
     with log.open("w") as sink:

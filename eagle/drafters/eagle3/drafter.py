@@ -19,6 +19,7 @@ from eagle.drafters.eagle3.recorded import MOST_COMMITS, RecordedDrafts
 from eagle.target.compiling import built_or_said
 from eagle.target.int8 import prepare_draft_weights
 from eagle.target.kv_cache import lasting
+from eagle.target.memory import Memory
 from eagle.target.target import PREFILL_CHUNK, PREFILL_STEP, Scores, Target
 from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance, chance
@@ -62,6 +63,11 @@ class HeadDrafter(Drafter):
     def column_of(self) -> Mapping[int, int]:
         """The draft id of each target id that has one."""
         return {token: column for column, token in enumerate(self.support.tolist())}
+
+    @property
+    def remembers(self) -> Drafter | None:
+        """See ``Drafter.remembers``."""
+        return self
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> HeadDrafting:
         """See ``Drafter.begin``."""
@@ -138,6 +144,11 @@ class HeadDrafting(Drafting):
         self._waiting: list[Tensor] = []
         self._drafted = False
 
+    def recall(self, memory: Memory) -> None:
+        """See ``Drafting.recall``."""
+        self.cache.recall(memory)
+        self._known = memory.known
+
     def read(self, prompt: Scores) -> None:
         """See ``Drafting.read``."""
         features = _needed(prompt)
@@ -197,6 +208,10 @@ class HeadDrafting(Drafting):
     def end(self) -> None:
         """See ``Drafting.end``."""
         self.drafter.recycle(self.cache)
+
+    def memory(self) -> Memory:
+        """See ``Drafting.memory``."""
+        return Memory.copied([self.cache], self.cache.committed if self._drafted else self._known)
 
     def _commit(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run the head over committed tokens, a prompt in pieces as the target reads it; what ``predict`` says of the

@@ -16,6 +16,7 @@ from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from eagle.target.memory import Memory
 from eagle.target.packed import joined
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -70,6 +71,12 @@ class HeadCache:
         rotary = LlamaRotaryEmbedding(config).to(like.device)
         positions = torch.arange(capacity, device=like.device)[None]
         self.cos, self.sin = (table[0] for table in rotary(like, positions))
+
+    def recall(self, memory: Memory) -> None:
+        """Be as after the tokens that something remembered is of."""
+        ((keys, values),) = memory.states
+        self.committed = memory.known
+        self.keys[:, :, : self.committed], self.values[:, :, : self.committed] = keys, values
 
     def view(self, end: int, positions: slice) -> HeadView:
         """What a step sees whose inputs take the last places in front of ``end``, at these positions."""

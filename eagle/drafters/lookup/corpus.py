@@ -15,6 +15,7 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ DEPTH = 16
 # Of the places that follow a context so many are looked at, spread evenly over them.
 LOOKED_AT = 64
 MOST_TOKENS = 2**32 - 1
+# Of n-grams that were asked for, where they are and what follows them.
+REMEMBERED = 2**16
 
 
 class Corpus(Database):
@@ -62,31 +65,49 @@ class Corpus(Database):
         self.sha256 = sha256
         self._tokens, self._order, self._end = memoryview(tokens.data), memoryview(order.data), end
         self._escapes, self.longest = escapes, min(longest, DEPTH)
+        # The ends of a text's paths are asked for again and again, in the same round and in later ones.
+        self._known: dict[tuple[int, ...], tuple[int, int]] = {(): (0, len(self._order))}
+        self._match = lru_cache(REMEMBERED)(self._match_between)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def matches(self, context: Sequence[int]) -> Iterator[Match]:
         """See ``Database.matches``."""
-        tokens, order = self._tokens, self._order
-        low, high = 0, len(order)
         found: list[tuple[int, int]] = []
-        for back, token in enumerate(reversed(context[-self.longest :]), start=1):
-
-            def before(place: int, back: int = back) -> int:
-                return int(tokens[place - back])
-
-            low = bisect_left(order, token, low, high, key=before)
-            high = bisect_right(order, token, low, high, key=before)
+        for length in range(1, min(self.longest, len(context)) + 1):
+            low, high = self._between(tuple(context[-length:]))
             if low == high:
                 break
             found.append((low, high))
         for length in range(len(found), 0, -1):
-            low, high = found[length - 1]
-            counts = Counter(tokens[order[place]] for place in range(low, high, -(-(high - low) // LOOKED_AT)))
-            counts.pop(self._end, None)
-            if counts:
-                yield Match(length, dict(counts.most_common()), escape(self._escapes, length))
+            match = self._match(length, *found[length - 1])
+            if match.counts:
+                yield match
+
+    def _between(self, gram: tuple[int, ...]) -> tuple[int, int]:
+        """Where in the order the places are that follow an n-gram, whose last n - 1 tokens have been asked for."""
+        found = self._known.get(gram)
+        if found is None:
+            tokens, order, back = self._tokens, self._order, len(gram)
+            low, high = self._known.get(gram[1:]) or self._between(gram[1:])
+
+            def before(place: int) -> int:
+                return int(tokens[place - back])
+
+            low = bisect_left(order, gram[0], low, high, key=before)
+            high = bisect_right(order, gram[0], low, high, key=before)
+            if len(self._known) > REMEMBERED:
+                self._known = {(): (0, len(order))}
+            found = self._known[gram] = low, high
+        return found
+
+    def _match_between(self, length: int, low: int, high: int) -> Match:
+        """What follows places in the order."""
+        tokens, order = self._tokens, self._order
+        counts = Counter(tokens[order[place]] for place in range(low, high, -(-(high - low) // LOOKED_AT)))
+        counts.pop(self._end, None)
+        return Match(length, dict(counts.most_common()), escape(self._escapes, length))
 
 
 def open_corpus(file: Path, vocabulary: str, escapes: Sequence[float], longest: int = DEPTH) -> Corpus:

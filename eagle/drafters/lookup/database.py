@@ -37,6 +37,8 @@ class Database(ABC):
 
 def in_order(databases: Sequence[Database], context: Sequence[int]) -> Iterator[Match]:
     """The matches of several databases: the longest first, and of those of a length the first database's."""
+    if len(databases) == 1:
+        return iter(databases[0].matches(context))
     return heapq.merge(*(each.matches(context) for each in databases), key=lambda match: -match.length)
 
 

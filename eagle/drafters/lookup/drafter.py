@@ -147,7 +147,9 @@ class LookupDrafter(Retriever):
         """In the order of the settings; W is a text's own, and so is what lookahead rows left, which come behind it."""
         found: list[Database] = []
         for letter in self.settings.order:
-            found += [context, ahead] if letter == CONTEXT else [self._files[letter]]
+            found.append(context if letter == CONTEXT else self._files[letter])
+            if letter == CONTEXT and self.settings.window:
+                found.append(ahead)
         return found
 
 

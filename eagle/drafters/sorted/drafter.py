@@ -22,6 +22,7 @@ from eagle.drafters.sorted.exits import Calibration, Exits
 from eagle.drafters.sorted.model import Rows, SortedModel
 from eagle.target.compiling import built_or_said
 from eagle.target.kv_cache import TreeCache
+from eagle.target.memory import Memory
 from eagle.target.target import PREFILL_STEP, Scores
 from eagle.target.text import LevelTexts, Text
 from eagle.tree.chance import Chance
@@ -55,6 +56,11 @@ class SortedDrafter(Drafter):
             self.model.compiled = built_or_said(
                 "compiling the sorted draft", lambda: compiled_blocks(self.model, routes)
             )
+
+    @property
+    def remembers(self) -> Drafter | None:
+        """See ``Drafter.remembers``."""
+        return self
 
     def begin(self, text: Text, tokens: Sequence[int], largest: TreeShape) -> SortedDrafting:
         """See ``Drafter.begin``."""
@@ -98,9 +104,13 @@ class SortedDrafting(Drafting):
         self._waiting: list[list[Waiting]] = [[] for _ in range(self.model.blocks)]
         self._leave_tree()
 
+    def recall(self, memory: Memory) -> None:
+        """See ``Drafting.recall``."""
+        self.cache.recall(memory)
+
     def read(self, prompt: Scores) -> None:
         """See ``Drafting.read``: through all layers at once, as arithmetic is what that takes."""
-        self.model.scorer.prefill(self._prompt, self.cache, features=False)
+        self.model.scorer.prefill(self._prompt[:, self.cache.committed :], self.cache, features=False)
 
     def draft(self, shape: TreeShape, room: int, chance: Chance | None) -> DraftTree:
         """See ``Drafting.draft``."""
@@ -140,6 +150,11 @@ class SortedDrafting(Drafting):
     def end(self) -> None:
         """See ``Drafting.end``."""
         self.model.scorer.recycle(self.cache)
+
+    def memory(self) -> Memory:
+        """See ``Drafting.memory``: of the tokens in front of all that wait."""
+        waiting = [each.slots[0] for entries in self._waiting for each in entries]
+        return self.cache.memory().of_first(min([self.cache.committed, *waiting]))
 
     def _leave_tree(self) -> None:
         self._levels, self._last = Levels(), 0

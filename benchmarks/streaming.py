@@ -1,6 +1,6 @@
 """What watching an answer costs: ``python -m benchmarks.streaming``.
 
-The same answers three ways, in turn and in one process, each time another way first: ``eagenerate`` alone; as a stream
+The same answers three ways, in turn and in one thread, each time another way first: ``eagenerate`` alone; as a stream
 of pieces and figures, which is what the terminal chat shows; and through what the page does, with the model in a thread
 of its own and the HTML of the turn built anew ten times a second (without Gradio and a browser).
 """
@@ -22,6 +22,7 @@ from eagle.clock import Clock
 from eagle.data.questions import load_questions
 from eagle.errors import InputError
 from eagle.program import run_program
+from eagle.threads import apart
 
 SEED = 0
 
@@ -40,6 +41,9 @@ class Ways:
 
     def alone(self, message: str) -> None:
         """``eagenerate``, nothing else."""
+        self.service.thread.begin(lambda: self._alone(message)).result()
+
+    def _alone(self, message: str) -> None:
         settings, chat_model = self.settings, self.chat_model
         prompt = chat_model.prompt([Message(role="user", content=message)])
         chat_model.model.eagenerate(
@@ -56,6 +60,9 @@ class Ways:
 
     def streamed(self, message: str) -> None:
         """As pieces."""
+        self.service.thread.begin(lambda: self._streamed(message)).result()
+
+    def _streamed(self, message: str) -> None:
         for _ in self.chat_model.answer([Message(role="user", content=message)], self.settings):
             pass
 
@@ -76,7 +83,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     if args.prompts < 1:
         raise InputError(f"--prompts must be 1 or more, not {args.prompts}")
     settings = settings_of(args)
-    ways = Ways(chat_model_of(args), settings)
+    ways = Ways(apart(lambda: chat_model_of(args)), settings)
     messages = [question.turns[0] for question in load_questions(assets.mt_bench_questions())]
     messages = messages[:: max(1, len(messages) // args.prompts)][: args.prompts]
     turns: list[tuple[Method, Callable[[str], None]]] = [

@@ -12,6 +12,7 @@ from eagle.application.conversation import add_chat_arguments, chat_model_of, se
 from eagle.application.service import Service
 from eagle.errors import InputError
 from eagle.program import run_program
+from eagle.threads import apart
 
 
 def serve(argv: Sequence[str] | None) -> None:
@@ -37,7 +38,7 @@ def serve(argv: Sequence[str] | None) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from eagle.application.page import build, launch
 
-    service = Service(chat_model_of(args), settings)
+    service = Service(apart(lambda: chat_model_of(args)), settings)
     page = build(service)
     print(f"{service.chat_model.name}: {launch(page, args.port)} (Ctrl-C ends)", flush=True)
     try:

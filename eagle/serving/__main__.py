@@ -23,11 +23,13 @@ from eagle.decoding.method import Method
 from eagle.decoding.prompt_cache import DEFAULT_BYTES, PromptCache
 from eagle.errors import InputError
 from eagle.identity import readable_name
-from eagle.model.loading import add_pair_arguments, load, pair_of
+from eagle.model.ea_model import EaModel
+from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
 from eagle.serving.app import Limits, Served, application
 from eagle.serving.engine import Engine
 from eagle.serving.requests import BASELINE
+from eagle.threads import apart
 
 API_KEY = "EAGLE_API_KEY"
 LEAST = {"queue": 0, "prompt_cache_gib": 0} | dict.fromkeys(
@@ -83,6 +85,17 @@ def local(host: str) -> bool:
         return False
 
 
+def loaded(choice: ModelChoice) -> EaModel:
+    """A pair that is going to write many texts.
+
+    Raises:
+        InputError: see ``load``.
+    """
+    model = load(choice)
+    model.expect(2**31)
+    return model
+
+
 def serve(argv: Sequence[str] | None) -> None:
     """The whole program.
 
@@ -101,14 +114,11 @@ def serve(argv: Sequence[str] | None) -> None:
         raise InputError(f"--host {args.host} is reached from elsewhere: set {API_KEY} to a key that clients must show")
     method = None if args.method == BASELINE else Method.parse(args.method)
     template = template_arguments(args.chat_template_kwargs)
-    choice = pair_of(args)
-    model = load(choice)
+    model = apart(lambda: loaded(pair_of(args)))
     require_chat_template(model.get_tokenizer(), model.base_model_path, template)
     if method is not None:
         model.shape_for(method, 1.0)
     model.prompts = PromptCache(round(args.prompt_cache_gib * 2**30))
-    # A server writes many texts.
-    model.expect(2**31)
     engine = Engine(model, args.queue)
     limits = Limits(args.max_body_bytes, args.max_prompt_tokens, args.max_new_token, args.max_choices)
     name = args.name or readable_name(args.base_model_path or assets.DEFAULT_PAIR)

@@ -11,9 +11,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 import torch
@@ -48,11 +47,11 @@ class Way:
     whole: Method = field(default_factory=Method)
     remembered: int = 0
 
-    def add(self, began: float, first: float, tokens: int) -> None:
-        """Take a text down that has just ended."""
-        self.first.seconds.append(first - began)
+    def add(self, first: float, whole: float, tokens: int) -> None:
+        """Take down a text: seconds to its first tokens and to its end, and how many it has."""
+        self.first.seconds.append(first)
         self.first.tokens.append(1)
-        self.whole.seconds.append(time.perf_counter() - began)
+        self.whole.seconds.append(whole)
         self.whole.tokens.append(tokens)
 
 
@@ -78,21 +77,16 @@ class Client:
             "stream_options": {"include_usage": True},
         }
         began = time.perf_counter()
-        first = None
-        usage: dict[str, Any] = {}
-        for event in self._events(body):
-            first = first or time.perf_counter()
-            usage = event.get("usage") or usage
-        way.add(began, first or began, usage["completion_tokens"])
-        way.remembered += usage["prompt_tokens_details"]["cached_tokens"]
-
-    def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         with self._http.stream("POST", "/v1/completions", json=body) as reply:
             if reply.status_code != httpx.codes.OK:
                 raise InputError(f"the server says {reply.status_code}: {reply.read().decode()[:200]}")
-            for line in reply.iter_lines():
-                if line.startswith("data: {"):
-                    yield json.loads(line.removeprefix("data: "))
+            # Read when all is there: this process has the server's cores.
+            arrived = [(time.perf_counter(), piece) for piece in reply.iter_raw()]
+        ended = time.perf_counter()
+        *_, last, _ = b"".join(piece for _, piece in arrived).decode().strip().split("\n\n")
+        usage = json.loads(last.removeprefix("data: "))["usage"]
+        way.add(arrived[0][0] - began, ended - began, usage["completion_tokens"])
+        way.remembered += usage["prompt_tokens_details"]["cached_tokens"]
 
 
 def alone(model: EaModel, ids: Sequence[int], new_tokens: int, temperature: float, seed: int, way: Way) -> None:
@@ -102,11 +96,11 @@ def alone(model: EaModel, ids: Sequence[int], new_tokens: int, temperature: floa
         temperature=temperature, max_new_tokens=new_tokens, max_length=len(ids) + new_tokens, generator=generator
     )
     began = time.perf_counter()
-    first, count = None, 0
+    times, count = [], 0
     for decoding in model.rounds(Drafting.parse(METHOD), torch.tensor([list(ids)], device=model.device), params):
-        first = first or time.perf_counter()
+        times.append(time.perf_counter())
         count = decoding.new_tokens
-    way.add(began, first or began, count)
+    way.add(times[0] - began, time.perf_counter() - began, count)
 
 
 def long_messages(model: EaModel, number: int, tokens: int) -> list[Message]:

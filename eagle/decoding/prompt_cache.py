@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Remembered:
     drafter: Drafter | None
     draft: Memory | None
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of what the models have."""
         return self.target.nbytes + (0 if self.draft is None else self.draft.nbytes)
@@ -63,6 +64,9 @@ class PromptCache:
     Args:
         most_bytes: of all that is kept. The texts that were used longest ago go first.
 
+    Attributes:
+        nbytes: of all that is kept.
+
     Raises:
         InputError: a negative number.
     """
@@ -71,12 +75,8 @@ class PromptCache:
         if most_bytes < 0:
             raise InputError(f"a prompt cache has 0 bytes or more, not {most_bytes}")
         self.most_bytes = most_bytes
+        self.nbytes = 0
         self._texts: OrderedDict[Remembered, None] = OrderedDict()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all that is kept."""
-        return sum(text.nbytes for text in self._texts)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -109,10 +109,15 @@ class PromptCache:
         for text in list(self._texts):
             length = len(text.tokens)
             if text.drafter is drafter and torch.equal(text.tokens, kept.tokens[:length]):
-                del self._texts[text]
+                self._forget(text)
         self._texts[kept] = None
+        self.nbytes += kept.nbytes
         while self.nbytes > self.most_bytes:
-            self._texts.popitem(last=False)
+            self._forget(next(iter(self._texts)))
+
+    def _forget(self, text: Remembered) -> None:
+        del self._texts[text]
+        self.nbytes -= text.nbytes
 
 
 def can_remember(target: Target) -> bool:

@@ -103,9 +103,10 @@ class PromptCache:
             drafter: see ``Remembered``.
             draft: see there.
         """
-        kept = Remembered(torch.tensor(tokens)[: target.known], target, drafter, draft)
-        if kept.nbytes > self.most_bytes:
+        if target.nbytes + (0 if draft is None else draft.nbytes) > self.most_bytes:
             return
+        draft = None if draft is None else draft.copied()
+        kept = Remembered(torch.tensor(tokens)[: target.known], target.copied(), drafter, draft)
         for text in list(self._texts):
             length = len(text.tokens)
             if text.drafter is drafter and torch.equal(text.tokens, kept.tokens[:length]):

@@ -83,7 +83,7 @@ class Drafting(ABC):
         """The text has ended: memory may be given to the next one."""
 
     def memory(self) -> Memory | None:
-        """What of the text a longer one may begin with; None where there is nothing."""
+        """What of the text a longer one may begin with, where it lies until ``end``; None where there is nothing."""
         return None
 
     def law(self, chance: Chance) -> Tensor:

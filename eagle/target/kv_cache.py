@@ -171,8 +171,8 @@ class TreeCache(Cache):
         self._commit(length)
 
     def memory(self) -> Memory:
-        """A copy of what is committed."""
-        return Memory.copied(self.tree_layers, self.committed)
+        """What is committed, where it lies."""
+        return Memory.of(self.tree_layers, self.committed)
 
     def recall(self, memory: Memory) -> None:
         """Be as after the tokens that something remembered is of; of an empty cache of the same model."""

@@ -18,7 +18,7 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class Memory:
-    """What the layers of a model have of a text's first tokens; nobody writes into it.
+    """What the layers of a model have of a text's first tokens.
 
     Attributes:
         states: of each layer its keys and values, each (1, heads, n, head_dim).
@@ -27,9 +27,13 @@ class Memory:
     states: tuple[tuple[Tensor, Tensor], ...]
 
     @classmethod
-    def copied(cls, layers: Iterable[Layer], length: int) -> Memory:
-        """Of the first ``length`` tokens, in memory of its own and no more than that."""
-        return cls(tuple((layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in layers))
+    def of(cls, layers: Iterable[Layer], length: int) -> Memory:
+        """Of the first ``length`` tokens, where they lie: until a text is written there again."""
+        return cls(tuple((layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in layers))
+
+    def copied(self) -> Memory:
+        """The same, in memory of its own and no more than that."""
+        return Memory(tuple((keys.clone(), values.clone()) for keys, values in self.states))
 
     @property
     def known(self) -> int:

@@ -211,7 +211,7 @@ class HeadDrafting(Drafting):
 
     def memory(self) -> Memory:
         """See ``Drafting.memory``."""
-        return Memory.copied([self.cache], self.cache.committed if self._drafted else self._known)
+        return Memory.of([self.cache], self.cache.committed if self._drafted else self._known)
 
     def _commit(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run the head over committed tokens, a prompt in pieces as the target reads it; what ``predict`` says of the

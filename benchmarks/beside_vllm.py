@@ -65,8 +65,10 @@ def of_vllm(python: str, asked: dict[str, Any]) -> Did:
         except OSError as error:
             raise InputError(f"{python} cannot be run: {error}") from error
         if not out.is_file():
-            last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-            raise InputError(f"vLLM wrote no texts: {last}")
+            lines = done.stderr.strip().splitlines() or ["nothing said"]
+            # Its processes go on talking behind what went wrong.
+            said = next((line for line in lines if "Error" in line), lines[-1])
+            raise InputError(f"vLLM wrote no texts: {said}")
         found = json.loads(out.read_text())
     drafts = found.get("num_drafts")
     return Did(found["texts"], found["seconds"], found["num_accepted_tokens"] / drafts if drafts else None)
@@ -89,15 +91,24 @@ def of_ours(model: EaModel, inputs: Sequence[list[int]], new_tokens: int, tree: 
     return Did(texts, time.perf_counter() - began, accepted / rounds if tree is not None else None)
 
 
+def chain(drafted: int) -> TreeShape:
+    """The tree that vLLM drafts."""
+    return TreeShape(drafted + 1, drafted - 1, 1)
+
+
 def ways(model: EaModel, asked: dict[str, Any], python: str) -> dict[str, Did]:
     """All of them, by name."""
     inputs, new_tokens, drafted = asked["prompts"], asked["new_tokens"], asked["drafted"]
-    found = {
+    found: dict[str, Did] = {
         "vLLM": of_vllm(python, asked | {"head": None}),
         f"vLLM, EAGLE-3, a chain of {drafted}": of_vllm(python, asked),
     }
-    chain = TreeShape(drafted + 1, drafted - 1, 1)
-    for name, tree in (("here", None), (f"here, EAGLE-3, a chain of {drafted}", chain), ("here, its trees", "stored")):
+    ours: dict[str, TreeShape | str | None] = {
+        "here": None,
+        f"here, EAGLE-3, a chain of {drafted}": chain(drafted),
+        "here, its trees": "stored",
+    }
+    for name, tree in ours.items():
         of_ours(model, inputs[:1], new_tokens, tree)
         found[name] = of_ours(model, inputs, new_tokens, tree)
     return found

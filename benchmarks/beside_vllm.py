@@ -122,6 +122,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--prompts", type=int, default=10)
     parse.add_argument("--new-tokens", type=int, default=64)
     parse.add_argument("--drafted", type=int, default=3, help="tokens of a chain")
+    parse.add_argument("--vllm-eager", action="store_true", help="vLLM does not compile")
     parse.set_defaults(dtype="float32")
     args = parse.parse_args(argv)
     if min(args.prompts, args.new_tokens, args.drafted) < 1:
@@ -134,6 +135,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
         "dtype": str(model.target.dtype).removeprefix("torch."),
         "drafted": args.drafted,
         "new_tokens": args.new_tokens,
+        "eager": args.vllm_eager,
         "prompts": [prompt[0].tolist() for prompt in prompts(model, args.prompts, None)],
     }
     found = ways(model, asked, args.python)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,20 @@ import pytest
 from benchmarks import beside_vllm
 from eagle.model.ea_model import EaModel
 from tests.tiny import load_pair
+
+PYTHON = os.environ.get("EAGLE_VLLM_PYTHON")
+
+
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.skipif(PYTHON is None, reason="EAGLE_VLLM_PYTHON names no Python with vLLM")
+def test_vllm_writes_the_same_texts_with_the_shipped_head(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--prompts", "3", "--new-tokens", "24", "--compile", "off", "--vllm-eager"]
+    assert beside_vllm.main(["--python", str(PYTHON), *arguments]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if " of 3 " in line]
+    assert len(rows) == 5
+    assert {row[1] for row in rows} == {"3 of 3"}
+    assert all(float(row[2]) > 0 for row in rows if "EAGLE-3" in row[0] or "trees" in row[0])
 
 
 def test_what_is_no_vllm_is_one_line(tmp_path: Path) -> None:

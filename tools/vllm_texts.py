@@ -1,7 +1,8 @@
 """Texts of vLLM at temperature 0, for ``python -m benchmarks.beside_vllm``; run by a Python that has vLLM.
 
 Reads from standard input what to write, as JSON: the model, the head or null, how many tokens are drafted, prompts as
-token ids, new tokens at most. Writes to the file named in it the texts, and what drafting did.
+token ids, new tokens at most, whether vLLM is not to compile. Writes to the file named in it the texts, and what
+drafting did.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def write(asked: dict[str, Any]) -> None:
         dtype=asked["dtype"],
         max_model_len=2048,
         max_num_seqs=1,
+        enforce_eager=asked["eager"],
         speculative_config=speculative if asked["head"] else None,
         disable_log_stats=False,
     )

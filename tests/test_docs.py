@@ -209,3 +209,9 @@ def test_the_example_prints_an_answer() -> None:
     assert done.returncode == 0, done.stderr
     # What it says is sampled, and may be short.
     assert done.stdout.split()
+
+
+def test_records_of_runs_name_no_place_on_a_machine() -> None:
+    records = sorted((REPOSITORY / "mt_bench").glob("reference*/**/*_run.json"))
+    assert records
+    assert [record.name for record in records if re.search(r'"/\w', record.read_text(encoding="utf-8"))] == []

@@ -147,7 +147,7 @@ class ModelChoice:
         """The trees stored with the head, or with the sorted draft where that drafts, for a form of the target, see
         ``form_of``."""
         if self.drafted_by == SORTED and self.sorted_draft is not None:
-            return StoredTrees.read(local_folder(self.sorted_draft.path, "the sorted draft"), form)
+            return StoredTrees.read(local_folder(self.sorted_draft.folder, "the sorted draft"), form)
         _, head = self.paths_of_models()
         if head is None:
             return NO_TREES

@@ -158,14 +158,14 @@ def sorted_offer(draft: SortedDraft, target: Target, quantize: str | None, bound
     """
     of_tree: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths, "least": bounds.least}
     shape = replace(SORTED_SHAPE, **bounds.given | of_tree)
-    folder = local_folder(draft.path, "the sorted draft")
+    folder = local_folder(draft.folder, "the sorted draft")
     stored = StoredTrees.read(folder, form_of(target))
     trees = stored if not bounds.given and not any(of_tree.values()) else NO_TREES
     count = len(read_config(folder).exits)
     exits = draft.exits(count, stored.thresholds)
     # An exit that nobody may leave at is none, and what lies behind the last that is one is not loaded.
     used = sorted({stop for route in exits.routes(count) for stop in route}) if draft.exit is None else [draft.exit - 1]
-    model = load_sorted(draft.path, target, [number + 1 for number in used], quantize)
+    model = load_sorted(draft.folder, target, [number + 1 for number in used], quantize)
     return _sized(Offer(SortedDrafter(model, exits.among(used)), shape, trees), target, bounds)
 
 

@@ -333,7 +333,7 @@ def tune(argv: Sequence[str] | None) -> None:
     if isinstance(drafter, SortedDrafter) and choice.sorted_draft is not None and choice.sorted_draft.exit is None:
         # Those that it leaves at so far are not all it has.
         drafter = SortedDrafter(
-            load_sorted(choice.sorted_draft.path, model.target, quantize=choice.quantize), LastExit()
+            load_sorted(choice.sorted_draft.folder, model.target, quantize=choice.quantize), LastExit()
         )
     on_cpu, form = model.device.type == "cpu", form_of(model.target)
     largest = args.largest or (17 if on_cpu else 60)
@@ -380,7 +380,7 @@ def tune(argv: Sequence[str] | None) -> None:
 def folder_of_trees(choice: ModelChoice) -> Path:
     """Where the trees of what drafts are stored."""
     if choice.drafted_by == SORTED and choice.sorted_draft is not None:
-        return local_folder(choice.sorted_draft.path, "the sorted draft")
+        return local_folder(choice.sorted_draft.folder, "the sorted draft")
     return local_folder(choice.paths_of_models()[1] or "", "the draft head")
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from eagle import assets
 from eagle.decoding.speculation import Offer
 from eagle.drafters.sorted.checkpoint import first_layers
 from eagle.drafters.sorted.drafter import SortedDrafter, SortedDrafting
-from eagle.drafters.sorted.exits import Exits, LastExit, Thresholds
+from eagle.drafters.sorted.exits import Exits, LastExit, SortedDraft, Thresholds
 from eagle.drafters.sorted.model import SortedModel
 from eagle.errors import InputError
 from eagle.model.ea_model import EaModel
@@ -157,3 +159,11 @@ def test_exits_that_are_not_there_are_refused(llama: EaModel) -> None:
     for thresholds in ((0.5,), (0.5, 1.5), (0.1, 0.2, 0.3, 0.4)):
         with pytest.raises(InputError, match="there are 3 exits: give 2 thresholds"):
             Thresholds(thresholds, 3)
+
+
+def test_a_draft_is_called_what_its_user_calls_it() -> None:
+    """Not by where this machine has it: the record of a run goes elsewhere."""
+    shipped = SortedDraft(assets.DEFAULT_PAIR)
+    assert shipped.path == assets.DEFAULT_PAIR
+    assert (Path(shipped.folder) / "config.json").is_file()
+    assert SortedDraft("training/mine").folder == "training/mine"

@@ -39,12 +39,15 @@ class SortedDraft:
     thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.path == assets.DEFAULT_PAIR:
-            object.__setattr__(self, "path", str(assets.sorted_draft()))
         if self.exit is not None and whole_number("exit", self.exit) < 1:
             raise InputError(f"--exit counts from 1, it is not {self.exit}")
         if self.exit is not None and self.thresholds is not None:
             raise InputError("with one --exit there are no --exit-thresholds")
+
+    @property
+    def folder(self) -> str:
+        """Where it is: local directory or hub id."""
+        return str(assets.sorted_draft()) if self.path == assets.DEFAULT_PAIR else self.path
 
     def exits(self, count: int, found: Mapping[str, Mapping[float, Sequence[float]]]) -> Exits | Calibration:
         """Who leaves where, of a model with so many exits.

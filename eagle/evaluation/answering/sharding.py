@@ -51,7 +51,7 @@ class OneModel:
         pair = cells[0].choice
         base, head = pair.paths_of_models()
         draft = None if pair.draft_model_path is None else assets.resolve_base(pair.draft_model_path)
-        exits = None if pair.sorted_draft is None else pair.sorted_draft.path
+        exits = None if pair.sorted_draft is None else pair.sorted_draft.folder
         with unchanged(*(path for path in (base, head, draft, exits) if path is not None)):
             model, self._trees = load_with_trees([cell.choice for cell in cells])
             self._model = model

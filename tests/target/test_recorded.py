@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.launches import record
 from eagle.decoding.decoding import Decoding
+from eagle.decoding.prompt_cache import PromptCache
 from eagle.decoding.speculation import Speculation
 from eagle.model.ea_model import EaModel
 from eagle.target.text import Text
@@ -22,9 +23,15 @@ from tests.tiny import head_files, load_pair, make_base, make_pair, write_head
 SHAPES = (TreeShape(12, 2, 3), TreeShape(7, 1, 4, least=0.01), TreeShape.chain(4))
 
 
-def as_on_a_gpu(pair: tuple[Path, Path]) -> EaModel:
-    """But that layers are not compiled, and what is recorded is computed each time."""
-    model = load_pair(*pair, dtype=torch.float32, compile="off")
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")),
+]
+
+
+def as_on_a_gpu(pair: tuple[Path, Path], device: str = "cpu") -> EaModel:
+    """But that layers are not compiled, and elsewhere what is recorded is computed each time."""
+    model = load_pair(*pair, dtype=torch.float32, compile="off", device_map=device)
     record(model)
     return model
 
@@ -56,6 +63,34 @@ def test_texts_and_samples_are_those_of_eager_decoding(tmp_path: Path, architect
         assert torch.equal(
             eager.naivegenerate(prompt, max_new_tokens=9), recording.naivegenerate(prompt, max_new_tokens=9)
         )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_recorded_turns_of_a_conversation_are_remembered_on_every_device(tmp_path: Path, device: str) -> None:
+    """What is copied into a cache that forwards were recorded on is what they read; the third turn outgrows the first
+    recording's memory."""
+    base = make_base("llama", tmp_path / "base", max_position_embeddings=2048)
+    pair = base, write_head(tmp_path / "head", *head_files(base))
+    fresh, recording = load_pair(*pair, dtype=torch.float32, compile="off"), as_on_a_gpu(pair, device)
+    recording.prompts = PromptCache(2**30)
+    for temperature, hsd in ((0.0, False), (1.0, True)):
+        tokens = torch.arange(100)[None] % 7 + 1
+        for turn in range(3):
+            found = recording.prompts.find(tokens[0].tolist(), recording.drafter)
+            assert (found is not None) == (turn > 0 or temperature > 0)
+            tokens, theirs = (
+                model.eagenerate(
+                    tokens.to(model.device),
+                    temperature=temperature,
+                    max_new_tokens=20,
+                    max_length=2048,
+                    hsd=hsd,
+                    generator=torch.Generator().manual_seed(turn),
+                ).cpu()
+                for model in (recording, fresh)
+            )
+            assert torch.equal(tokens, theirs)
+            tokens = torch.cat([tokens, torch.arange(9 + 900 * turn)[None] % 5 + 1], dim=1)
 
 
 @pytest.mark.parametrize("tree", ["deterministic", "hybrid"])

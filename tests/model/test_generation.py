@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as models_of_tokenizers
 from torch import Tensor
@@ -46,16 +47,22 @@ def models(pairs: dict[str, tuple[Path, Path]]) -> dict[str, PreTrainedModel]:
 class OddAfterEven(LogitsProcessor):
     """A user's own: behind an even token odd ones are likelier."""
 
+    def __init__(self, bonus: float = 1.5) -> None:
+        self.bonus = bonus
+
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        bonus = torch.arange(scores.shape[1]) % 2 * 1.5
+        bonus = torch.arange(scores.shape[1]) % 2 * self.bonus
         return scores + bonus * (input_ids[:, -1:] % 2 == 0)
 
 
 class Thirds(StoppingCriteria):
-    """A user's own: stops when the sum of the last three new tokens is 16 or more."""
+    """A user's own: stops when the sum of the last three new tokens is large."""
+
+    def __init__(self, least: int = 16) -> None:
+        self.least = least
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        return input_ids[:, PROMPT.shape[1] :][:, -3:].sum(-1) >= 16
+        return input_ids[:, PROMPT.shape[1] :][:, -3:].sum(-1) >= self.least
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -129,6 +136,47 @@ def test_sampled_texts_have_the_law_of_stock_generate(
         observed[-2:], expected[-2:] = [sum(observed[-2:])], [sum(expected[-2:])]
     scale = texts / sum(expected)
     assert chisquare(observed, [each * scale for each in expected]).pvalue > 1e-3
+
+
+# Of three tokens, so that what each setting changes is seen in most texts.
+SHORT: dict[str, dict[str, Any]] = {name: how | {"max_new_tokens": 3} for name, how in SETTINGS.items()} | {
+    "max_length": {"max_length": PROMPT.shape[1] + 2},
+    "repetition_penalty": {"max_new_tokens": 3, "repetition_penalty": 2.5},
+    "no_repeat_ngram_size": {"max_new_tokens": 3, "no_repeat_ngram_size": 1},
+    "eos": {"max_new_tokens": 3, "eos_token_id": [2, 6], "pad_token_id": 0},
+    "min_new_tokens": {"max_new_tokens": 3, "eos_token_id": [2, 5], "pad_token_id": 0, "min_new_tokens": 2},
+    "forced_eos": {"max_new_tokens": 3, "forced_eos_token_id": 7, "pad_token_id": 0},
+    "own processor": {"max_new_tokens": 3, "logits_processor": LogitsProcessorList([OddAfterEven(5.0)])},
+    # Stock generate goes on with rows that a criterion has ended, unless there is a token that ends them too.
+    "own criterion": {
+        "max_new_tokens": 3,
+        "stopping_criteria": StoppingCriteriaList([Thirds(9)]),
+        "eos_token_id": [2],
+        "pad_token_id": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("setting", SHORT)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_samples_are_like_those_of_stock_generate(
+    pairs: dict[str, tuple[Path, Path]], models: dict[str, PreTrainedModel], architecture: str, setting: str
+) -> None:
+    """Texts of all settings at temperature 1, counted beside many that stock ``generate`` samples."""
+    model, head = models[architecture], str(pairs[architecture][1])
+    how = SHORT[setting] | {"do_sample": True, "top_k": 0}
+    torch.manual_seed(0)
+    stock = model.generate(PROMPT.expand(10_000, -1), **how)
+    drafts = {"ea_model_path": head, "hsd": True, "generator": torch.Generator().manual_seed(1)}
+    ours = model.generate(PROMPT.expand(600, -1), custom_generate=speculative_generate, **drafts, **how)
+    counts = [Counter(map(tuple, rows[:, PROMPT.shape[1] :].tolist())) for rows in (ours, stock)]
+    common = [text for text, count in counts[1].items() if count * len(ours) >= 5 * len(stock)]
+    table = [[count[text] for text in common] for count in counts]
+    rest = [count.total() - sum(row) for count, row in zip(counts, table, strict=True)]
+    if min(rest):
+        table = [[*row, more] for row, more in zip(table, rest, strict=True)]
+    assert len(common) > 3
+    assert chi2_contingency(table).pvalue > 1e-3
 
 
 def _law(model: PreTrainedModel, setting: dict[str, Any], depth: int) -> dict[tuple[int, ...], float]:

@@ -126,7 +126,8 @@ def benchmark(argv: Sequence[str] | None) -> None:
         raise InputError(f"--prompts must be 0 or more, not {args.prompts}")
     if min(args.nodes, args.levels, args.contexts, args.draws, args.new_tokens, args.steps) < 1:
         raise InputError("--nodes, --levels, --contexts, --draws, --new-tokens and --steps must be 1 or more")
-    choice = ModelChoice(args.base_model_path or assets.DEFAULT_PAIR, args.heads[0], args.dtype, args.device)
+    base = args.base_model_path or assets.DEFAULT_PAIR
+    choice = ModelChoice(base_model_path=base, ea_model_path=args.heads[0], dtype=args.dtype, device=args.device)
     model = load(choice)
     target, questions = model.target, [prompt[0].tolist() for prompt in prompts(model, QUESTIONS, arguments)]
     for temperature in args.temperature:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import acceptance, edits, forms, forward, gpu, launches, oracle, peers
+from benchmarks import acceptance, edits, forms, forward, gpu, heads, launches, oracle, peers
 from eagle.data.questions import load_questions
 from eagle.decoding.method import Method
 from eagle.evaluation import equal, speed
@@ -36,7 +36,9 @@ def test_launches_are_counted_by_stage_and_views_are_not() -> None:
 
 @pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
 def test_a_compiled_region_counts_as_one_launch(llama_pair: tuple[Path, Path]) -> None:
-    model = load(ModelChoice(str(llama_pair[0]), str(llama_pair[1]), dtype="float32", device="cpu"))
+    model = load(
+        ModelChoice(base_model_path=str(llama_pair[0]), ea_model_path=str(llama_pair[1]), dtype="float32", device="cpu")
+    )
     shape, counts = TreeShape(8, 2, 3), []
     for _ in range(2):
         found = launches.of_rounds(model, PROMPT, Method.named(hsd=False), shape, Warper(1.0), rounds=3)
@@ -118,7 +120,9 @@ def test_a_forward_is_measured_in_every_form(llama_pair: tuple[Path, Path], caps
 
 @pytest.mark.skipif(not compiles(), reason="no C++ compiler, or no headers of Python")
 def test_methods_are_compared_within_their_form_and_forms_with_the_eager_one(llama_pair: tuple[Path, Path]) -> None:
-    choice = ModelChoice(str(llama_pair[0]), str(llama_pair[1]), dtype="float32", device="cpu")
+    choice = ModelChoice(
+        base_model_path=str(llama_pair[0]), ea_model_path=str(llama_pair[1]), dtype="float32", device="cpu"
+    )
     models = forms.loaded(choice, ["eager", "compiled"])
     found = forms.rows(models, [PROMPT, PROMPT[:, :3]], 1.0, 8)
     shown = {row[1:3]: [bool(cell) for cell in row[5:]] for row in found}
@@ -132,6 +136,21 @@ def test_methods_are_compared_within_their_form_and_forms_with_the_eager_one(lla
     }
     # At 0 HSD is EAGLE-3.
     assert [row[2] for row in forms.rows(models, [PROMPT], 0.0, 4)] == 2 * ["autoregressive", "EAGLE-3"]
+
+
+def test_heads_are_compared_with_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, head = make_chat_pair(tmp_path)
+    monkeypatch.setattr(heads, "QUESTIONS", 3)
+    few = ["--contexts", "1", "--draws", "1", "--nodes", "4", "--levels", "2", "--new-tokens", "8", "--steps", "2"]
+    few += ["--temperature", "1.0", "--prompts", "1", "--base-model-path", str(base), "--dtype", "float32"]
+    assert heads.main([str(head), str(head), *few, "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    # The same head accepts as much.
+    assert "step 2" in shown
+    assert shown.count("+0.0 % (+0.0 to +0.0)") >= 3
+    assert f"HSD, {head}" in shown
 
 
 def test_edits_ask_for_names_that_are_not_there_yet(tmp_path: Path) -> None:

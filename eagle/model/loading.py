@@ -39,7 +39,7 @@ SAMPLING = tuple(field.name for field in fields(Sampling))
 MATCHES = tuple(field.name for field in fields(LookupSettings) if field.name != "keep")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelChoice:
     """Which pair to load, where, and with what tree.
 
@@ -246,10 +246,10 @@ def sorted_draft(args: argparse.Namespace) -> SortedDraft | None:
 def pair_of(args: argparse.Namespace) -> ModelChoice:
     """The pair that those arguments name."""
     return ModelChoice(
-        args.base_model_path,
-        args.ea_model_path,
-        args.draft_model_path,
-        sorted_draft(args),
+        base_model_path=args.base_model_path,
+        ea_model_path=args.ea_model_path,
+        draft_model_path=args.draft_model_path,
+        sorted_draft=sorted_draft(args),
         dtype=args.dtype,
         device=args.device,
         compile=args.compile,

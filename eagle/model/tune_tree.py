@@ -274,20 +274,19 @@ def described(candidate: Candidate, size: int) -> str:
 def with_exits(
     drafter: SortedDrafter, shapes: Sequence[TreeShape], source: random.Random, compiles: bool
 ) -> list[tuple[Drafter, TreeShape]]:
-    """Each shape with thresholds drawn at random for its exits; the fixed exits (0: all leave; 1: none does) among
-    them as often as all others."""
+    """Each shape with every fixed exit, and with thresholds drawn at random (0: all leave; 1: none does)."""
     blocks = drafter.model.blocks
     fixed = [(1.0,) * exit_number + (0.0,) * (blocks - 1 - exit_number) for exit_number in range(blocks)]
     mixed = list(itertools.product(THRESHOLDS_TRIED, repeat=blocks - 1))
-    drawn = [source.choice(fixed) if number % 2 else source.choice(mixed) for number in range(len(shapes))]
+    drawn = [(each, shape) for shape in shapes for each in (*fixed, source.choice(mixed))]
     # One drafter for each, which all its shapes share: it reads every text once.
-    drafters = {each: SortedDrafter(drafter.model, Thresholds(each, blocks)) for each in dict.fromkeys(drawn)}
+    drafters = {each: SortedDrafter(drafter.model, Thresholds(each, blocks)) for each, _ in drawn}
     if compiles:
         # What is not compiled could not compete with what is.
         drafter.model.compiled = compiled_blocks(
             drafter.model, {route for each in drafters.values() for route in each.exits.routes(blocks)}
         )
-    return [(drafters[each], shape) for each, shape in zip(drawn, shapes, strict=True)]
+    return [(drafters[each], shape) for each, shape in drawn]
 
 
 def as_arguments(shape: TreeShape, drafter: str) -> str:

@@ -170,10 +170,10 @@ def test_given_trees_hold_for_all_methods_and_samples_for_hybrid_ones(pair: tupl
 
 def test_trees_are_measured_with_one_load(pair: tuple[Path, Path]) -> None:
     measured = [
-        ModelChoice(str(pair[0]), str(pair[1]), device="cpu", total_token=-1, kind=kind)
+        ModelChoice(base_model_path=str(pair[0]), ea_model_path=str(pair[1]), device="cpu", total_token=-1, kind=kind)
         for kind in (DETERMINISTIC, HYBRID, HYBRID)
     ]
-    fixed = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", total_token=5)
+    fixed = ModelChoice(base_model_path=str(pair[0]), ea_model_path=str(pair[1]), device="cpu", total_token=5)
     model, trees = load_with_trees([*measured, fixed])
     assert model.shape == trees[0]
     assert trees[1] == trees[2]

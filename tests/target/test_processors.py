@@ -145,4 +145,4 @@ def test_the_file_in_the_models_folder_is_what_counts(tmp_path: Path) -> None:
     assert model.eagenerate(PROMPT, max_new_tokens=40).tolist() == stock_text(model, PROMPT, 40)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_beams": 3}))
     with pytest.raises(InputError, match="sets num_beams=3"):
-        load(ModelChoice(str(base), str(head), dtype="float64", device="cpu"))
+        load(ModelChoice(base_model_path=str(base), ea_model_path=str(head), dtype="float64", device="cpu"))

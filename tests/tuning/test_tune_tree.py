@@ -134,7 +134,7 @@ def test_the_search_stores_what_the_programs_use(
         shape = stored.at(1.0, kind)
         assert 3 <= shape.total_token <= 8
         assert (shape.sampling is not None) == (kind == HYBRID)
-        choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", kind=kind)
+        choice = ModelChoice(base_model_path=str(pair[0]), ea_model_path=str(pair[1]), device="cpu", kind=kind)
         assert choice.shape("cpu") == shape
     assert StoredTrees.read(pair[1], "cuda").at(0.3, DETERMINISTIC) == other
     assert StoredTrees.read(pair[1], "mps").at(1.0, HYBRID) == DEFAULT_TREE
@@ -151,7 +151,9 @@ def test_the_search_prints_what_asks_for_the_trees_of_another_drafter(
     assert tune_tree.main(search) == 0
     said = capsys.readouterr().out.splitlines()
     found = answering_parser("").parse_args(said[-1].split())
-    choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", drafter=drafter, temperature=0.0)
+    choice = ModelChoice(
+        base_model_path=str(pair[0]), ea_model_path=str(pair[1]), device="cpu", drafter=drafter, temperature=0.0
+    )
     bounds = {name: getattr(found, name) for name in ("total_token", "depth", "top_k", "least")}
     assert f"{replace(choice, **bounds).shape('cpu')}, " in said[-2]
     assert tune_tree.main([*search, "--write"]) == 2
@@ -172,7 +174,9 @@ def test_the_search_stores_the_exits_of_a_sorted_draft(
     exits = [stored.thresholds[kind][at] for kind, at in ((DETERMINISTIC, 1.0), (HYBRID, 1.0), (DETERMINISTIC, 0.0))]
     assert [tuple(map(float, line)) for line in said] == exits
     # The programs draft with both.
-    choice = ModelChoice(str(pair[0]), sorted_draft=SortedDraft(str(draft)), device="cpu", drafter="sorted")
+    choice = ModelChoice(
+        base_model_path=str(pair[0]), sorted_draft=SortedDraft(str(draft)), device="cpu", drafter="sorted"
+    )
     model, trees = load_with_trees([replace(choice, kind=kind, temperature=1.0) for kind in (DETERMINISTIC, HYBRID)])
     assert trees == [stored.at(1.0, kind) for kind in (DETERMINISTIC, HYBRID)]
     drafter = model.offers["sorted"].drafter
@@ -206,7 +210,9 @@ def test_the_tree_found_at_the_nearest_temperature_is_used(pair: tuple[Path, Pat
     store(pair[1], "cpu", {DETERMINISTIC: {0.0: greedy, 1.0: small}})
     store(pair[1], "cpu", {DETERMINISTIC: {0.5: small, 1.0: large}})
     found = {
-        temperature: ModelChoice(str(pair[0]), str(pair[1]), temperature=temperature).shape("cpu")
+        temperature: ModelChoice(
+            base_model_path=str(pair[0]), ea_model_path=str(pair[1]), temperature=temperature
+        ).shape("cpu")
         for temperature in (0.0, 0.2, 0.3, 0.7, 0.8, 1.5)
     }
     assert found == {0.0: greedy, 0.2: greedy, 0.3: small, 0.7: small, 0.8: large, 1.5: large}
@@ -224,7 +230,7 @@ def test_what_a_node_costs_less_in_has_its_own_trees_where_there_are_some(
     store(pair[1], "cpu", {DETERMINISTIC: {1.0: small}, HYBRID: {1.0: mixed}})
     store(pair[1], "cpu int8", {DETERMINISTIC: {0.0: large, 1.0: large}})
     store(pair[1], "cpu bfloat16", {DETERMINISTIC: {0.0: large}})
-    choice = ModelChoice(str(pair[0]), str(pair[1]), device="cpu", **form)
+    choice = ModelChoice(base_model_path=str(pair[0]), ea_model_path=str(pair[1]), device="cpu", **form)
     model, trees = load_with_trees([replace(choice, kind=kind) for kind in (DETERMINISTIC, HYBRID)])
     expected = small if form == {"dtype": "float32"} else large
     assert trees == [expected, mixed]

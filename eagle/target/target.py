@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PretrainedConfig, PreTrainedModel
@@ -313,8 +314,22 @@ class Target:
             logits = logits[only_row : only_row + 1]
         if wanted is None:
             return Scores(logits, None)
-        chosen = [output.hidden_states[entry][0].to(logits.device) for entry in wanted]
+        chosen = [states[0].to(logits.device) for states in selected(output.hidden_states, wanted, len(self.windows))]
         return Scores(logits, torch.cat(chosen, dim=-1))
+
+
+def selected(hidden_states: Sequence[Tensor], entries: Sequence[int], layers: int) -> list[Tensor]:
+    """Hidden states that a model was asked for by ``output_hidden_states=entries``, 0 being the embeddings.
+
+    Raises:
+        InputError: this version of transformers counts them otherwise (5.17 left the embeddings out).
+    """
+    if len(hidden_states) != layers + 1:
+        raise InputError(
+            f"transformers {transformers.__version__} does not count a model's hidden states from the embeddings; "
+            "install what requirements.txt names"
+        )
+    return [hidden_states[entry] for entry in entries]
 
 
 def stop_ids(generation: GenerationConfig | None, config: PretrainedConfig) -> frozenset[int]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from eagle.errors import InputError
-from eagle.target.target import Target, attention_windows
+from eagle.target.target import Target, attention_windows, selected
 from eagle.train.batches import Batch
 
 PACKED = "packed_documents"
@@ -234,7 +234,8 @@ class Reader:
         logits = output.logits[0] if keep else output.logits[0, rows]
         if not layers:
             return logits.new_empty(len(tokens), 0), logits
-        return torch.cat([output.hidden_states[entry][0] for entry in layers], dim=-1), logits
+        chosen = selected(output.hidden_states, layers, len(self.target.windows))
+        return torch.cat([states[0] for states in chosen], dim=-1), logits
 
     def _law(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(R, V) logits -> (R, D) probabilities in the draft vocabulary, (R,) favourites."""

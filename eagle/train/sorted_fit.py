@@ -19,7 +19,7 @@ from eagle.devices import wide_dtype
 from eagle.drafters.sorted.checkpoint import SortedConfig, first_layers, read_into, write_sorted
 from eagle.drafters.sorted.model import SortedModel
 from eagle.identity import BASE, base_identity, unchanged
-from eagle.target.target import Target
+from eagle.target.target import Target, selected
 from eagle.train.batches import Batch, Document
 from eagle.train.features import PACKED, Reading, packed_masks
 from eagle.train.losses import judge
@@ -110,8 +110,8 @@ class SortedStudent(Student):
             use_cache=False,
             output_hidden_states=list(exits[:-1]) or None,
         )
-        early = [base.norm(output.hidden_states[number])[0] for number in exits[:-1]]
-        return [*early, output.last_hidden_state[0]]
+        early = selected(output.hidden_states, exits[:-1], exits[-1]) if exits[:-1] else []
+        return [*(base.norm(states)[0] for states in early), output.last_hidden_state[0]]
 
     def _of_tokens(self, tokens: Tensor, reading: Reading) -> Reading:
         """The laws that have all their mass on these tokens, none on one that is not drafted."""

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from eagle.errors import InputError
 from eagle.target.attention import GROUPED_SDPA
-from eagle.target.target import Target
+from eagle.target.target import Target, selected
 from eagle.tree.draft_tree import DraftTree
 from tests.tiny import ARCHITECTURES, COMMON, HEADS, make_base, stock_model
 
@@ -134,3 +135,15 @@ def test_an_attention_kernel_without_tree_masks_is_refused(tmp_path: Path) -> No
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="attn_implementation='sdpa'"):
         Target(model)
+
+
+def test_hidden_states_that_are_counted_otherwise_are_refused(tmp_path: Path) -> None:
+    """A transformers that leaves the embeddings out when some are asked for, as 5.17, names other layers by the same
+    numbers."""
+    model = stock_model(make_base("llama", tmp_path))
+    layers = model.config.num_hidden_layers
+    states = model(torch.tensor([[1, 2, 3]]), output_hidden_states=True).hidden_states
+    asked = model(torch.tensor([[1, 2, 3]]), output_hidden_states=[1]).hidden_states
+    assert torch.equal(selected(asked, [1], layers)[0], states[1])
+    with pytest.raises(InputError, match=r"transformers 5\S+ does not count .* install what requirements.txt names"):
+        selected(states[1:], [1], layers)

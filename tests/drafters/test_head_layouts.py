@@ -246,5 +246,6 @@ def test_the_shipped_head_has_every_key_that_its_readers_look_for() -> None:
     as_eagle_reads(raw)
     assert "target_hidden_size" not in raw
     assert (raw["rope_theta"], raw["rope_scaling"], raw["bias"]) == (100000.0, None, False)
-    assert raw["eagle_aux_hidden_state_layer_ids"] == [2, 15, 27]
-    assert raw["eagle_config"] == {"eagle_aux_hidden_state_layer_ids": [1, 14, 26]}
+    # Those that it was trained on, see its card; the second convention leaves the embeddings out.
+    assert raw["eagle_aux_hidden_state_layer_ids"] == [3, 16, 28]
+    assert raw["eagle_config"] == {"eagle_aux_hidden_state_layer_ids": [2, 15, 27]}

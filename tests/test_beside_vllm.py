@@ -1,3 +1,5 @@
+"""vLLM writes with the shipped head what this package writes, where the variable EAGLE_VLLM_PYTHON names its Python."""
+
 from __future__ import annotations
 
 import os

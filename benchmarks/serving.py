@@ -8,13 +8,15 @@ conversations, whose first turns the server has just answered, beside conversati
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import urlsplit
 
-import httpx
 import torch
 
 from benchmarks.decode import Method, prompts, ratio
@@ -29,6 +31,9 @@ from eagle.model.loading import add_pair_arguments, load, pair_of
 from eagle.program import run_program
 
 PATIENCE = 600
+# Between two texts: the workers of who wrote the last one look for more work before they sleep, on cores that the next
+# one needs.
+PAUSE = 0.05
 METHOD = "hsd"
 FOLLOWING = "Now say the same in one sentence."
 
@@ -56,14 +61,19 @@ class Way:
 
 
 class Client:
-    """Asks a server for one text after the other.
+    """Asks a server for one text after the other, over one connection.
+
+    It is the standard library's, for it has the server's cores: what it takes is not the server's.
 
     Args:
         url: of the server.
     """
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=PATIENCE)
+        self._address = urlsplit(url).netloc
+        if not self._address:
+            raise InputError(f"--url {url}: it must be like http://127.0.0.1:8000")
+        self._connection = http.client.HTTPConnection(self._address, timeout=PATIENCE)
 
     def answer(self, ids: Sequence[int], new_tokens: int, temperature: float, seed: int, way: Way) -> None:
         """Have a text written, piece by piece."""
@@ -77,11 +87,17 @@ class Client:
             "stream_options": {"include_usage": True},
         }
         began = time.perf_counter()
-        with self._http.stream("POST", "/v1/completions", json=body) as reply:
-            if reply.status_code != httpx.codes.OK:
-                raise InputError(f"the server says {reply.status_code}: {reply.read().decode()[:200]}")
-            # Read when all is there: this process has the server's cores.
-            arrived = [(time.perf_counter(), piece) for piece in reply.iter_raw()]
+        try:
+            self._connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            reply = self._connection.getresponse()
+        except OSError as error:
+            raise InputError(f"there is no server at {self._address}: {error}") from None
+        if reply.status != HTTPStatus.OK:
+            raise InputError(f"the server says {reply.status}: {reply.read().decode()[:200]}")
+        # Read when all is there: this process has the server's cores.
+        arrived = []
+        while piece := reply.read1():
+            arrived.append((time.perf_counter(), piece))
         ended = time.perf_counter()
         *_, last, _ = b"".join(piece for _, piece in arrived).decode().strip().split("\n\n")
         usage = json.loads(last.removeprefix("data: "))["usage"]
@@ -133,6 +149,7 @@ def second_turns(model: EaModel, client: Client, args: argparse.Namespace) -> No
             ids.append(chat_ids(model.get_tokenizer(), messages)[0].tolist())
         turns = [(remembered, ids[0]), (anew, ids[1])]
         for way, prompt in turns if number % 2 else turns[::-1]:
+            time.sleep(PAUSE)
             client.answer(prompt, args.new_tokens, args.temperature, 0, way)
         lengths += map(len, ids)
     count = args.conversations
@@ -166,6 +183,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
         # The first one warms both up.
         ways = (Way(), Way()) if number == 0 else (served, by_itself)
         for turn in (number % 2, 1 - number % 2):
+            time.sleep(PAUSE)
             if turn:
                 client.answer(prompt, args.new_tokens, args.temperature, number, ways[0])
             else:

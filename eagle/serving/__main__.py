@@ -33,6 +33,8 @@ from eagle.threads import apart
 
 API_KEY = "EAGLE_API_KEY"
 SWITCH_SECONDS = 0.0005
+# For which a connection is kept for the next turn of a conversation.
+KEPT_SECONDS = 75
 LEAST = {"queue": 0, "prompt_cache_gib": 0} | dict.fromkeys(
     ("max_body_bytes", "max_prompt_tokens", "max_new_token", "max_choices"), 1
 )
@@ -127,7 +129,12 @@ def serve(argv: Sequence[str] | None) -> None:
     name = args.name or readable_name(args.base_model_path or assets.DEFAULT_PAIR)
     served = Served(engine, name, method, limits, key, template)
     config = uvicorn.Config(
-        application(served), host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=600
+        application(served),
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        timeout_keep_alive=KEPT_SECONDS,
+        timeout_graceful_shutdown=600,
     )
     server = Server(config)
     server.engine = engine

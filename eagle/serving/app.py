@@ -16,12 +16,13 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
 from eagle.chat_template import TemplateArguments, chat_ids
 from eagle.decoding.method import Method
 from eagle.errors import InputError, PromptError
-from eagle.serving.engine import BusyError, ClosingError, Engine, Piece, Ticket, Usage, Work
+from eagle.serving.engine import BusyError, ClosingError, Engine, Piece, Usage, Work
 from eagle.serving.metrics import Metrics
 from eagle.serving.replies import (
     CHAT,
@@ -89,7 +90,7 @@ class TooLargeError(Exception):
 def application(served: Served) -> FastAPI:
     """The server, as an ASGI application."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         wanted = None if request.url.path in OPEN else served.key
         if wanted is not None and not hmac.compare_digest(given.encode(), wanted.encode()):
@@ -135,14 +136,11 @@ def application(served: Served) -> FastAPI:
 
 async def answer(served: Served, metrics: Metrics, request: Request, kind: type[SamplingRequest]) -> Response:
     """Answer a request, or say why not."""
-    began = time.monotonic()
     try:
         asked = read(kind, await _body(request, served.limits.body_bytes))
         prompts = _prompts(served, asked)
         work = _work(served, asked, prompts, request.client.host if request.client else "")
-        inbox: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        ticket = served.engine.submit(work, lambda each: _tell(loop, inbox, each))
+        pieces = Pieces(served.engine, work, metrics, request)
     except TooLargeError:
         return JSONResponse(error_body(f"the body has more than {served.limits.body_bytes} bytes", INVALID), 413)
     except RefusedError as error:
@@ -157,10 +155,9 @@ async def answer(served: Served, metrics: Metrics, request: Request, kind: type[
         CHAT if kind is ChatRequest else TEXT, served.name, served.engine.tokenizer, asked.most_logprobs is not None
     )
     tokens = sum(prompt.shape[1] for prompt in prompts)
-    pieces = _pieces(served.engine, metrics, ticket, inbox, began)
     # The first piece decides whether there is an answer at all: a prompt may be refused when its turn comes.
     try:
-        first = await _next_or_gone(request, pieces)
+        first = await pieces.next_or_gone()
     except InputError as error:
         return JSONResponse(error_body(str(error), INVALID), 400)
     except ClosingError:
@@ -172,9 +169,8 @@ async def answer(served: Served, metrics: Metrics, request: Request, kind: type[
         return Response(status_code=499)
     metrics.prompt_tokens.inc(tokens)
     if asked.stream:
-        events = _events(reply, first, pieces, tokens if asked.stream_options.include_usage else None)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    return await _whole(request, reply, first, pieces, tokens, len(prompts) * asked.n)
+        return Stream(reply, first, pieces, tokens if asked.stream_options.include_usage else None)
+    return await _whole(reply, first, pieces, tokens, len(prompts) * asked.n)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Any], each: Piece | Exception | None) -> None:
@@ -243,45 +239,71 @@ def _work(served: Served, asked: SamplingRequest, prompts: tuple[Tensor, ...], c
     return Work(client, prompts, asked.n, params, method, asked.seed)
 
 
-async def _pieces(
-    engine: Engine, metrics: Metrics, ticket: Ticket, inbox: asyncio.Queue[Piece | Exception | None], began: float
-) -> AsyncIterator[Piece]:
-    """The pieces of the texts as they come; whoever stops asking gives up the rest."""
-    first = True
-    try:
-        while (each := await inbox.get()) is not None:
-            if isinstance(each, Exception):
-                raise each
-            if first:
-                metrics.first.observe(time.monotonic() - began)
-                first = False
-            if each.finish is not None:
-                metrics.ended(each)
-            yield each
-        metrics.whole.observe(time.monotonic() - began)
-    finally:
-        engine.give_up(ticket)
+class Pieces:
+    """The pieces of texts as they come; whoever stops asking gives up the rest.
+
+    Args:
+        engine: writes them.
+        work: the texts.
+        metrics: of them.
+        request: of the client.
+
+    Raises:
+        BusyError: the queue is full.
+        ClosingError: nothing is begun any more.
+    """
+
+    def __init__(self, engine: Engine, work: Work, metrics: Metrics, request: Request) -> None:
+        self._engine, self._metrics, self._request = engine, metrics, request
+        self._began, self._none_yet = time.monotonic(), True
+        self._inbox: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        self._ticket = engine.submit(work, lambda each: _tell(loop, self._inbox, each))
+
+    def give_up(self) -> None:
+        """No more are wanted."""
+        self._engine.give_up(self._ticket)
+
+    async def next(self) -> Piece | None:
+        """The next piece; None: there is none.
+
+        Raises:
+            Exception: why there is no more.
+        """
+        each = await self._inbox.get()
+        if isinstance(each, Exception):
+            raise each
+        if each is None:
+            self._metrics.whole.observe(time.monotonic() - self._began)
+            return None
+        if self._none_yet:
+            self._metrics.first.observe(time.monotonic() - self._began)
+            self._none_yet = False
+        if each.finish is not None:
+            self._metrics.ended(each)
+        return each
+
+    async def next_or_gone(self) -> Piece | None:
+        """The next piece; None where there is none or the client has gone, so that nothing more is written for it.
+
+        Raises:
+            Exception: see ``next``.
+        """
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(LOOKING):
+                        return await self.next()
+                except TimeoutError:
+                    if await self._request.is_disconnected():
+                        self.give_up()
+                        return None
+        except BaseException:
+            self.give_up()
+            raise
 
 
-async def _next_or_gone(request: Request, pieces: AsyncIterator[Piece]) -> Piece | None:
-    """The next piece; None where there is none or the client has gone, so that nothing more is written for it."""
-    waiting = asyncio.ensure_future(anext(pieces, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait([waiting], timeout=LOOKING)
-            if done:
-                return waiting.result()
-            if await request.is_disconnected():
-                return None
-    finally:
-        if not waiting.done():
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def _whole(
-    request: Request, reply: Reply, first: Piece, pieces: AsyncIterator[Piece], tokens: int, count: int
-) -> Response:
+async def _whole(reply: Reply, first: Piece, pieces: Pieces, tokens: int, count: int) -> Response:
     texts, usage = [Gathered() for _ in range(count)], Usage()
     piece: Piece | None = first
     try:
@@ -290,7 +312,7 @@ async def _whole(
             text.text += piece.text
             text.logprobs += piece.logprobs
             text.finish, usage = piece.finish, usage + piece.usage
-            piece = await _next_or_gone(request, pieces)
+            piece = await pieces.next_or_gone()
     except Exception:
         log.exception("a text could not be finished")
         return JSONResponse(error_body("the text could not be finished; the server's log says why", SERVER), 500)
@@ -299,15 +321,37 @@ async def _whole(
     return JSONResponse(reply.whole(texts, usage_body(tokens, usage)))
 
 
-async def _events(reply: Reply, first: Piece, pieces: AsyncIterator[Piece], tokens: int | None) -> AsyncIterator[str]:
-    """Server-sent events: a piece each, at last the usage where it was asked for (``tokens`` are the prompts')."""
+class Stream(StreamingResponse):
+    """Server-sent events: a piece each, at last the usage where it was asked for.
+
+    Args:
+        reply: makes them.
+        first: piece.
+        pieces: the others. When the client goes they are given up.
+        tokens: of the prompts, for the usage; None: it was not asked for.
+    """
+
+    def __init__(self, reply: Reply, first: Piece, pieces: Pieces, tokens: int | None) -> None:
+        self._pieces = pieces
+        events = _events(reply, first, pieces, tokens)
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ``StreamingResponse``."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._pieces.give_up()
+
+
+async def _events(reply: Reply, first: Piece, pieces: Pieces, tokens: int | None) -> AsyncIterator[str]:
     usage = Usage()
     piece: Piece | None = first
     try:
         while piece is not None:
             usage = usage + piece.usage
             yield _event(reply.chunk(piece))
-            piece = await anext(pieces, None)
+            piece = await pieces.next()
         if tokens is not None:
             yield _event(reply.usage_chunk(usage_body(tokens, usage)))
         yield "data: [DONE]\n\n"
@@ -316,8 +360,6 @@ async def _events(reply: Reply, first: Piece, pieces: AsyncIterator[Piece], toke
     except Exception:
         log.exception("a text could not be finished")
         yield _event(error_body("the text could not be finished; the server's log says why", SERVER))
-    finally:
-        await pieces.aclose()  # type: ignore[attr-defined]
 
 
 def _event(body: dict[str, Any]) -> str:

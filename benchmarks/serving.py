@@ -70,8 +70,8 @@ class Client:
     """
 
     def __init__(self, url: str) -> None:
-        self._address = urlsplit(url).netloc
-        if not self._address:
+        scheme, self._address, *_ = urlsplit(url)
+        if scheme != "http" or not self._address:
             raise InputError(f"--url {url}: it must be like http://127.0.0.1:8000")
         self._connection = http.client.HTTPConnection(self._address, timeout=PATIENCE)
 
@@ -90,14 +90,14 @@ class Client:
         try:
             self._connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
             reply = self._connection.getresponse()
-        except OSError as error:
-            raise InputError(f"there is no server at {self._address}: {error}") from None
-        if reply.status != HTTPStatus.OK:
-            raise InputError(f"the server says {reply.status}: {reply.read().decode()[:200]}")
-        # Read when all is there: this process has the server's cores.
-        arrived = []
-        while piece := reply.read1():
-            arrived.append((time.perf_counter(), piece))
+            if reply.status != HTTPStatus.OK:
+                raise InputError(f"the server says {reply.status}: {reply.read().decode()[:200]}")
+            # Understood when all is there: this process has the server's cores.
+            arrived = []
+            while piece := reply.read1():
+                arrived.append((time.perf_counter(), piece))
+        except (OSError, http.client.HTTPException) as error:
+            raise InputError(f"no server answers at {self._address}: {error}") from None
         ended = time.perf_counter()
         *_, last, _ = b"".join(piece for _, piece in arrived).decode().strip().split("\n\n")
         usage = json.loads(last.removeprefix("data: "))["usage"]

@@ -136,11 +136,12 @@ def application(served: Served) -> FastAPI:
 
 async def answer(served: Served, metrics: Metrics, request: Request, kind: type[SamplingRequest]) -> Response:
     """Answer a request, or say why not."""
+    began = time.monotonic()
     try:
         asked = read(kind, await _body(request, served.limits.body_bytes))
         prompts = _prompts(served, asked)
         work = _work(served, asked, prompts, request.client.host if request.client else "")
-        pieces = Pieces(served.engine, work, metrics, request)
+        pieces = Pieces(served.engine, work, metrics, request, began)
     except TooLargeError:
         return JSONResponse(error_body(f"the body has more than {served.limits.body_bytes} bytes", INVALID), 413)
     except RefusedError as error:
@@ -247,15 +248,16 @@ class Pieces:
         work: the texts.
         metrics: of them.
         request: of the client.
+        began: when it came, on the monotonic clock.
 
     Raises:
         BusyError: the queue is full.
         ClosingError: nothing is begun any more.
     """
 
-    def __init__(self, engine: Engine, work: Work, metrics: Metrics, request: Request) -> None:
+    def __init__(self, engine: Engine, work: Work, metrics: Metrics, request: Request, began: float) -> None:
         self._engine, self._metrics, self._request = engine, metrics, request
-        self._began, self._none_yet = time.monotonic(), True
+        self._began, self._none_yet = began, True
         self._inbox: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         self._ticket = engine.submit(work, lambda each: _tell(loop, self._inbox, each))
@@ -292,9 +294,12 @@ class Pieces:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(LOOKING):
+                    async with asyncio.timeout(LOOKING) as looking:
                         return await self.next()
                 except TimeoutError:
+                    # Else it is why there is no more.
+                    if not looking.expired():
+                        raise
                     if await self._request.is_disconnected():
                         self.give_up()
                         return None

@@ -3,8 +3,8 @@
 On a GPU every kernel takes 5 to 20 microseconds to launch from Python, however little it computes, so a round of many
 small ones is bound by that. Counted are the operations that reach the dispatcher and compute something: views, which
 only say how memory is looked at, and memory that is taken without being filled are left out. The numbers are those of
-the code and not of the machine. With ``--compile on`` a compiled region of drafting counts as one, with
-``--record`` what a GPU would be given as one recording.
+the code and not of the machine; on a GPU what the host computes meanwhile is left out too. With ``--compile on`` a
+compiled region of drafting counts as one, with ``--record`` what a GPU would be given as one recording.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.decode import prompts
 from eagle.decoding.decoding import Decoding
@@ -40,23 +41,30 @@ from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 
 STAGES = ("target", "drafting", "verification")
-# They compute nothing, though they return memory of their own.
-NOTHING = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+# They compute nothing, though they return memory of their own; ``torch.tensor`` detaches what it has made.
+NOTHING = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach_")
 
 
 class Launches(TorchDispatchMode):
-    """Counts the operations that compute something."""
+    """Counts the operations that compute something on a device.
 
-    def __init__(self) -> None:
+    Args:
+        device: whose.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.count = 0
+        self.device, self.count = device, 0
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Count, and do as asked."""
-        self.count += not (func.is_view or func.overloadpacket.__name__ in NOTHING)
-        return func(*args, **kwargs or {})
+        found = func(*args, **kwargs or {})
+        tensors = (each for each in tree_leaves((args, kwargs, found)) if isinstance(each, Tensor))
+        there = any(tensor.device.type == self.device.type for tensor in tensors)
+        self.count += there and not (func.is_view or func.overloadpacket.__name__ in NOTHING)
+        return found
 
 
 class Regions:
@@ -85,9 +93,9 @@ class Regions:
 
 
 @contextmanager
-def counted_drafting(drafter: Drafter) -> Iterator[Launches]:
+def counted_drafting(drafter: Drafter, device: torch.device) -> Iterator[Launches]:
     """Counts what is launched in this context, which drafts."""
-    with Launches() as counted:
+    with Launches(device) as counted:
         if not isinstance(drafter, HeadDrafter) or not isinstance(drafter.steps, CompiledHead):
             yield counted
             return
@@ -129,21 +137,22 @@ def of_rounds(
         warper: of the text.
         rounds: to look at, fewer if the text ends.
     """
+    device = model.target.device
     text = Text(prompt, warper, prompt.shape[1] + 64 * rounds, generator=torch.Generator().manual_seed(0))
     decoding = Decoding(model.target, Speculation(model.drafter, shape, method.rule), text)
     counts: dict[str, list[int]] = {stage: [] for stage in STAGES}
     for _ in range(rounds):
         if decoding.finished:
             break
-        with Launches() as target, recordings_are_one(target):
+        with Launches(device) as target, recordings_are_one(target):
             scores = model.target.score(decoding.tree, decoding.cache)
         decoding.cache.keep(())
-        with Launches() as verification:
+        with Launches(device) as verification:
             decoding.verify(decoding.tree, scores.logits)
         decoding.step()
         if not decoding.finished:
             # Once more what the step has drafted already.
-            with counted_drafting(model.drafter) as drafting, recordings_are_one(drafting):
+            with counted_drafting(model.drafter, device) as drafting, recordings_are_one(drafting):
                 decoding.drafting.draft(decoding.shape, shape.depth + 1, decoding.chance)
             counts["drafting"].append(drafting.count)
         counts["target"].append(target.count)

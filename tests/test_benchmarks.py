@@ -26,7 +26,7 @@ def has_int8() -> bool:
 
 
 def test_launches_are_counted_by_stage_and_views_are_not() -> None:
-    with launches.Launches() as counted:
+    with launches.Launches(torch.device("cpu")) as counted:
         made = torch.ones(4, 4)
         made.view(16)[3:].unsqueeze(0).expand(5, -1)
         torch.empty_like(made)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eagle.devices import sent, wide_dtype
-from eagle.tree.drawing import draw_rows, uniforms
+from eagle.tree.drawing import draw_at, shares_of, uniforms
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 
@@ -65,9 +65,11 @@ class Choices:
 
     def __init__(self, points: Tensor) -> None:
         self.points, self._used = points, 0
+        self._shares: Tensor | None = None
 
     def __call__(self, weights: Tensor) -> Tensor:
         """See ``Choose``."""
-        self.points = sent(self.points, weights.device, wide_dtype(weights.device))
+        if self._shares is None:
+            self._shares = shares_of(sent(self.points, weights.device, wide_dtype(weights.device)))
         first, self._used = self._used, self._used + len(weights)
-        return draw_rows(weights, self.points[first : self._used])
+        return draw_at(weights, self._shares[first : self._used])

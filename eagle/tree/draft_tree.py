@@ -62,13 +62,15 @@ class DraftTree:
     @property
     def draft_length(self) -> int:
         """Tokens on the longest root-to-leaf path, the root included."""
-        return int(self.depths.max()) + 1
+        return max(self.depths.tolist()) + 1
 
     def children(self) -> list[list[int]]:
         """For each node the ids of its children in the order of verification: by the first node that was drawn in
         each one's subtree, the child itself included; picks with nothing drawn below them come last."""
         parents, nodes = self.parents.tolist(), range(1, len(self))
-        drawn = [False] * len(self) if self.laws is None else (self.laws.row_of != ONE_HOT).tolist()
+        drawn = [False] * len(self)
+        if self.laws is not None:
+            drawn = [row != ONE_HOT for row in self.laws.row_of.tolist()]
         first = [node if drawn[node] else len(self) for node in range(len(self))]
         for node in reversed(nodes):
             first[parents[node]] = min(first[parents[node]], first[node])
@@ -79,9 +81,9 @@ class DraftTree:
 
     def path_to(self, node: int) -> tuple[int, ...]:
         """Ids of the nodes from the root down to ``node``."""
-        path = [node]
+        path, parents = [node], self.parents.tolist()
         while path[-1]:
-            path.append(int(self.parents[path[-1]]))
+            path.append(parents[path[-1]])
         return tuple(reversed(path))
 
     def ancestors(self) -> Tensor:

@@ -37,17 +37,11 @@ def draw(weights: Tensor, uniform: float) -> Tensor:
     Returns:
         () int64 on the device of ``weights``; never an index of weight zero.
     """
-    wide = wide_dtype(weights.device)
-    return draw_rows(weights.to(wide)[None], torch.full((1,), uniform, dtype=wide, device=weights.device))[0]
+    return draw_at(weights[None], uniform * _below(wide_dtype(weights.device)))[0]
 
 
 def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
-    """Draw a column in each row with probability proportional to its weight, by inversion of running sums in double
-    precision.
-
-    Where the device has none, or on a CPU, where such sums of long rows take longer than all else, first a block of
-    columns is found, then a column in it. In a running sum as long as a row the roundings of float32 would add up to
-    1e-4 in total variation; sums of blocks lose nothing like that.
+    """Draw a column in each row with probability proportional to its weight, by inversion.
 
     Args:
         weights: (k, D) non-negative, not necessarily normalised.
@@ -56,22 +50,48 @@ def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
     Returns:
         (k,) int64; a column of weight zero only in rows that have no other.
     """
+    return draw_at(weights, shares_of(points))
+
+
+def shares_of(points: Tensor) -> Tensor:
+    """Draws from [0, 1) in the widest dtype of their device -> what they are worth to ``draw_at``."""
+    return points * _below(points.dtype)
+
+
+def _below(wide: torch.dtype) -> float:
+    """A point that rounds to a total would lie behind the last token."""
+    return 1.0 - 4 * torch.finfo(wide).eps
+
+
+def draw_at(weights: Tensor, shares: Tensor | float) -> Tensor:
+    """The column of each row at which so large a share of its weight is reached, by running sums in double precision.
+
+    Where the device has none, or on a CPU, where such sums of long rows take longer than all else, first a block of
+    columns is found, then a column in it. In a running sum as long as a row the roundings of float32 would add up to
+    1e-4 in total variation; sums of blocks lose nothing like that.
+
+    Args:
+        weights: as of ``draw_rows``.
+        shares: (k,) see ``shares_of``; a number: the same for all rows.
+
+    Returns:
+        As ``draw_rows``.
+    """
     width, wide = weights.shape[-1], wide_dtype(weights.device)
-    # A point that rounds to a total lies behind the last token.
-    below = 1.0 - 4 * torch.finfo(wide).eps
+    share = shares[:, None] if isinstance(shares, Tensor) else shares
     few = weights.numel() <= AT_ONCE if weights.device.type == "cpu" else width <= AT_ONCE_ON_A_GPU
     if wide == torch.float64 and few:
         ends = weights.cumsum(-1, dtype=wide)
-        column = torch.searchsorted(ends, points[:, None] * below * ends[:, -1:], right=True)
+        column = torch.searchsorted(ends, ends[:, -1:] * share, right=True)
         return column[:, 0].clamp_(max=width - 1)
     filled = functional.pad(weights, (0, -width % BLOCK)) if width % BLOCK else weights
     blocks = filled.unflatten(-1, (-1, BLOCK))
     ends = blocks.sum(-1).to(wide).cumsum(-1)
-    point = points[:, None] * below * ends[:, -1:]
+    point = ends[:, -1:] * share
     block = torch.searchsorted(ends, point, right=True).clamp_(max=ends.shape[-1] - 1)
     inside = blocks[torch.arange(len(weights), device=weights.device), block[:, 0]].to(wide).cumsum(-1)
     total = inside[:, -1:]
     # The sums of a block and up to it are rounded each in its own way.
-    point = (point - ends.gather(1, block) + total).clamp_(min=0.0).minimum(total * below)
+    point = (point - ends.gather(1, block) + total).clamp_(min=0.0).minimum(total * _below(wide))
     column = torch.searchsorted(inside, point, right=True)
     return (block * BLOCK + column)[:, 0].clamp_(max=width - 1)

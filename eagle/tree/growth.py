@@ -17,11 +17,11 @@ from torch import Tensor
 
 from eagle.tree.chance import Chance, Choose
 from eagle.tree.draft_tree import DraftTree
-from eagle.tree.drawing import draw_rows
+from eagle.tree.drawing import draw_at
 from eagle.tree.paths import draw_paths
 from eagle.tree.retrieval import NO_COLUMN, Picks, Retrieval, Retrieved
 from eagle.tree.selection import Candidates, Family, ranked_candidates, select
-from eagle.tree.shape import TreeShape
+from eagle.tree.shape import Sampling, TreeShape
 
 Expand = Callable[[Tensor, Tensor], Tensor]
 """``expand(tokens, parents) -> logits``: run the drafter's model on one level.
@@ -30,10 +30,11 @@ tokens: (k,) target ids of the frontier; parents: (k,) index of each one's paren
 the first level, whose parent is the root). Returns (k, draft vocabulary) logits of what follows each of them.
 """
 
-Sample = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Sample = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, list[Tensor], Tensor]]
 """``sample(pool, picked, missing, parent_keys)``: see ``sampled``."""
 
-LOG_2 = math.log(2)
+# How far above 1 the mass of a law may be, in float32 and for the largest vocabularies.
+MASS_ROUNDING = 1e-5
 
 
 def grow(
@@ -77,7 +78,7 @@ def grow(
     sample = None
     if shape.sampling is not None and shape.sampling.samples:
         choose = needed(chance).choices(draws(shape, levels))
-        sample = partial(sampled, rho=shape.sampling.rho, samples=shape.sampling.samples, choose=choose)
+        sample = partial(sampled, shares=shares(shape.sampling, root_logits), choose=choose)
     law = None if chance is None else chance.law
     found = candidates(root_logits, expand, support, shape, levels, law, sample, retrieval)
     return select(root, found, support, shape, retrieval)
@@ -111,10 +112,9 @@ def candidates(
         sample: draws them; needed where ``shape`` has some.
         retrieval: see there.
     """
-    wide = torch.float64 if root_logits.dtype == torch.float64 else torch.float32
     retrieved = None if retrieval is None else Retrieved(retrieval, root_logits.device)
     children = partial(_family, shape=shape, support=support, law=law, sample=sample, retrieved=retrieved)
-    families = [children(root_logits[None], root_logits.new_zeros(1, dtype=wide))]
+    families = [children(root_logits[None], root_logits.new_zeros(1, dtype=_wide(root_logits)))]
     frontiers: list[Tensor] = []
     for _ in range(levels - 1):
         last = families[-1]
@@ -129,15 +129,16 @@ def candidates(
     return ranked_candidates(families, frontiers, shape, retrieval is not None)
 
 
-def _picks(q: Tensor, parent_keys: Tensor, shape: TreeShape, support: Tensor) -> Picks:
-    """The children of k nodes that the model proposes, most likely first: (k, D) probabilities of what follows them,
-    (k,) their keys."""
+def _picks(q: Tensor, parent_keys: Tensor, shape: TreeShape) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The columns and keys of the children of k nodes that the model proposes, most likely first, and which of them do
+    not exist: (k, D) probabilities of what follows the nodes, (k,) their keys."""
     top, columns = q.topk(min(shape.top_k, q.shape[-1]), dim=-1)
     keys = parent_keys[:, None] + top.log_()
-    if shape.sampling is not None:
-        # Keys are never above 0, so no threshold of 1 or less is asked of a child that does not exist.
-        keys = keys.masked_fill_(keys < _logarithm(shape.sampling.threshold), -torch.inf)
-    return Picks(support[columns], columns, keys)
+    if shape.sampling is None:
+        return columns, keys, None
+    # Keys are never above 0, so no threshold of 1 or less is asked of a child that does not exist.
+    missing = keys < _logarithm(shape.sampling.threshold)
+    return columns, keys.masked_fill_(missing, -torch.inf), missing
 
 
 def _logarithm(bound: float | None) -> float:
@@ -155,34 +156,47 @@ def _family(
     retrieved: Retrieved | None,
 ) -> Family:
     """Pick and draw the children of a frontier: (k, D) logits of what follows it, (k,) its keys."""
-    q = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
-    picks = _picks(q, parent_keys, shape, support)
+    q = logits.softmax(-1, dtype=_wide(logits))
+    columns, keys, missing = _picks(q, parent_keys, shape)
+    tokens: Tensor | None = None
+    picked = columns
     if retrieved is not None:
-        picks = retrieved.beside(picks, parent_keys, q)
-    if sample is None:
-        return Family(picks.tokens, picks.columns, picks.keys)
+        picks = retrieved.beside(Picks(support[columns], columns, keys), parent_keys, q)
+        tokens, columns, keys = picks.tokens, picks.columns, picks.keys
+        # A token without a column cannot be drawn anyway.
+        missing, picked = (keys == -torch.inf) | (columns == NO_COLUMN), columns.clamp(min=0)
+    if sample is None or missing is None:
+        return Family(support[columns] if tokens is None else tokens, columns, keys)
     pool = q if law is None else law(logits)
     # A token that is picked is not drawn.
-    missing = (picks.keys == -torch.inf) | (picks.columns == NO_COLUMN)
-    pool, columns, keys = sample(pool, picks.columns.clamp(min=0), missing, parent_keys)
-    return Family(
-        torch.cat([picks.tokens, support[columns]], dim=1),
-        torch.cat([picks.columns, columns], dim=1),
-        torch.cat([picks.keys, keys], dim=1),
-        pool,
-        columns.shape[1],
-    )
+    pool, drawn, drawn_keys = sample(pool, picked, missing, parent_keys)
+    columns, keys = torch.cat([columns, *drawn], dim=1), torch.cat([keys, drawn_keys], dim=1)
+    tokens = support[columns] if tokens is None else torch.cat([tokens, *(support[each] for each in drawn)], dim=1)
+    return Family(tokens, columns, keys, pool, len(drawn))
+
+
+def shares(sampling: Sampling, like: Tensor) -> Tensor:
+    """What share of the mass that is left beside a node's picks the key of each of its samples stands for.
+
+    Args:
+        sampling: how samples are ranked: each later one half as high.
+        like: (D,) logits of the drafter, for device and dtype.
+
+    Returns:
+        (samples,), the first one ``rho``, less what rounding may add to a mass: no key may be above the parent's.
+    """
+    first = min(sampling.rho, 1.0 - MASS_ROUNDING)
+    return torch.tensor([first / 2**j for j in range(sampling.samples)], dtype=_wide(like), device=like.device)
+
+
+def _wide(logits: Tensor) -> torch.dtype:
+    """In what the probabilities and keys behind logits are reckoned."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def sampled(
-    pool: Tensor,
-    picked: Tensor,
-    missing: Tensor,
-    parent_keys: Tensor,
-    rho: float | Tensor,
-    samples: int,
-    choose: Choose,
-) -> tuple[Tensor, Tensor, Tensor]:
+    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, shares: Tensor, choose: Choose
+) -> tuple[Tensor, list[Tensor], Tensor]:
     """Draw children beside picked ones.
 
     Args:
@@ -190,42 +204,39 @@ def sampled(
         picked: (k, w) columns that are picked and not drawn.
         missing: (k, w) bool, of these those that do not exist.
         parent_keys: (k,).
-        rho: see ``Sampling``.
-        samples: of each parent.
+        shares: (samples,) see ``shares``.
         choose: draws.
 
     Returns:
-        The pool without what is picked, (k, samples) columns, and (k, samples) keys, -inf where nothing could be drawn.
+        The pool without what is picked, (k, 1) columns for each sample, and (k, samples) keys, -inf where nothing could
+        be drawn.
     """
     pool = pool.scatter_reduce_(1, picked, missing.to(pool.dtype), "prod")
-    mass = pool.sum(-1, keepdim=True)
-    first = parent_keys[:, None] + (rho * mass.clamp(max=1.0)).log().to(parent_keys.dtype)
-    weights, drawn, keys = pool, [], []
-    for j in range(samples):
-        column = choose(weights)[:, None]
-        drawn.append(column)
+    keys = parent_keys[:, None] + (pool.sum(-1, keepdim=True) * shares).log_().to(parent_keys.dtype)
+    weights, drawn = pool, [choose(pool)[:, None]]
+    for j in range(1, len(shares)):
+        weights = weights.scatter(1, drawn[-1], 0.0)
+        drawn.append(choose(weights)[:, None])
         # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
-        keys.append(first if j == 0 else (first - j * LOG_2).masked_fill(weights.gather(1, column) <= 0, -torch.inf))
-        if j + 1 < samples:
-            weights = weights.scatter(1, column, 0.0)
-    return pool, torch.cat(drawn, dim=1), torch.cat(keys, dim=1)
+        keys[:, j : j + 1].masked_fill_(weights.gather(1, drawn[-1]) <= 0, -torch.inf)
+    return pool, drawn, keys
 
 
 def sampled_by(
-    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, rho: Tensor, points: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``sampled``, all of it in tensors.
+    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, shares: Tensor, taken: Tensor
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """``sampled`` by inversion, given what is drawn from.
 
     Args:
-        pool: as there, and so are the next three.
+        pool: as of ``sampled``, and so are the next four.
         picked: see there.
         missing: see there.
         parent_keys: see there.
-        rho: ().
-        points: (samples, k) draws from [0, 1).
+        shares: see there.
+        taken: (samples, k), of what is drawn from, see ``drawing.shares_of``.
     """
-    rows = iter(points.unbind())
-    return sampled(pool, picked, missing, parent_keys, rho, len(points), lambda weights: draw_rows(weights, next(rows)))
+    rows = iter(taken.unbind())
+    return sampled(pool, picked, missing, parent_keys, shares, lambda weights: draw_at(weights, next(rows)))
 
 
 def needed(chance: Chance | None) -> Chance:

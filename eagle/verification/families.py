@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eagle.devices import sent, wide_dtype
+from eagle.devices import sent
 from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
+
+# What the target law is worth where weights remain. No point from [0, 1) in double precision comes to lie within it.
+NOTHING = 1e-25
 
 
 @dataclass(frozen=True)
@@ -74,46 +77,57 @@ class Families:
     """
 
     def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
-        self.target_probs = target_probs
-        self._device, self._wide = target_probs.device, wide_dtype(target_probs.device)
+        self.target_probs, self._device = target_probs, target_probs.device
         self._tokens = tree.tokens.tolist()
         children = {parent: each for parent, each in enumerate(tree.children()) if each}
         row_of = [ONE_HOT] * len(tree) if tree.laws is None else tree.laws.row_of.tolist()
         laws = {parent: [row_of[child] for child in each] for parent, each in children.items()}
         size = target_probs.shape[1]
         places = [parent * size + self._tokens[child] for parent, each in children.items() for child in each]
-        facts = [target_probs[:, 0], target_probs.take(self._sent(places))]
-        if tree.laws is not None:
-            facts.append(self._take_laws(tree.laws, children, laws))
-        numbers = iter(torch.cat([fact.to(self._wide) for fact in facts]).tolist())
+        numbers, said = self._numbers(places, tree.laws, children, laws)
         self.probe = list(itertools.islice(numbers, len(tree)))
         p = {parent: list(itertools.islice(numbers, len(each))) for parent, each in children.items()}
+        self._outside = {parent: max(1.0 - next(numbers), 0.0) for parent in self._row}
         self.of = {
             parent: Family(
                 parent,
                 each,
                 self._possible(p[parent], each, laws[parent]),
                 laws[parent],
-                [list(itertools.islice(numbers, len(each))) for law in laws[parent] if law != ONE_HOT],
+                [list(itertools.islice(said, len(each))) for law in laws[parent] if law != ONE_HOT],
             )
             for parent, each in children.items()
         }
 
-    def _take_laws(self, laws: Laws, children: dict[int, list[int]], law_of: dict[int, list[int]]) -> Tensor:
-        """What the laws of each family say of its children's tokens, and what masses are reckoned from."""
-        columns, size = laws.columns.tolist(), laws.rows.shape[1]
+    def _numbers(
+        self, places: list[int], laws: Laws | None, children: dict[int, list[int]], law_of: dict[int, list[int]]
+    ) -> tuple[Iterator[float], Iterator[float]]:
+        """An entry of each target law, those at ``places``, and how much of each that drawn children belong to is on
+        the draft vocabulary; and what the laws of each family say of its children's tokens. Lays the table of what
+        masses are reckoned from."""
+        self._row: dict[int, int] = {}
+        probs = self.target_probs
         drawn = [parent for parent, rows in law_of.items() if max(rows) != ONE_HOT]
+        if laws is None or not drawn:
+            return iter(torch.cat([probs[:, 0], probs.take(self._sent(places))]).tolist()), iter(())
+        columns, size = laws.columns.tolist(), laws.rows.shape[1]
         self._row = {parent: row for row, parent in enumerate(drawn)}
-        starts = [parent * self.target_probs.shape[1] for parent in drawn]
+        starts = [parent * probs.shape[1] for parent in drawn]
         asked = [
             (law, columns[c]) for parent in drawn for law in law_of[parent] if law != ONE_HOT for c in children[parent]
         ]
-        table = self._sent([*starts, *(law * size + max(column, 0) for law, column in asked)])
-        known = self._sent([int(column >= 0) for _, column in asked])
+        entries = [law * size + max(column, 0) for law, column in asked]
+        ids, rows, begins = self._sent([*places, *entries, *starts]).split([len(places), len(asked), len(drawn)])
         self._rows, self._support = laws.rows.to(self._device), laws.support.to(self._device)
-        self._inside = self.target_probs.take(table[: len(drawn), None] + self._support)
-        self._outside = (1.0 - self._inside.sum(-1).to(self._wide)).clamp_(min=0.0)
-        return self._rows.take(table[len(drawn) :]) * known
+        self._table = self._rows.new_empty(len(drawn) + len(self._rows), size, dtype=probs.dtype)
+        inside = torch.take(probs, begins[:, None] + self._support, out=self._table[: len(drawn)])
+        self._table[len(drawn) :] = self._rows
+        found = torch.cat([probs[:, 0], probs.take(ids), inside.sum(-1), self._rows.take(rows)]).tolist()
+        if any(math.isnan(number) for number in found):
+            # A target law that is none is refused where a walk visits it; it must not reach others through products.
+            inside.nan_to_num_(0.0)
+        said = [q if column >= 0 else 0.0 for q, (_, column) in zip(found[-len(asked) :], asked, strict=True)]
+        return iter(found[: -len(asked)]), iter(said)
 
     def _possible(self, p: list[float], children: list[int], laws: list[int]) -> list[float]:
         """The probabilities of children's tokens, 0 where an elder was picked for the same one."""
@@ -133,28 +147,20 @@ class Families:
         """The answers, reckoned and fetched together."""
         if not questions:
             return []
-        # Those behind more laws come first, so that what has a j-th law is a front part.
-        order = sorted(range(len(questions)), key=lambda place: -len(questions[place].reached))
-        asked = [questions[place] for place in order]
-        most, narrow = len(asked[0].reached), self._rows.dtype
-        rows = [self._row[question.family.parent] for question in asked]
-        numbers = [[question.r, *_padded(question.reached, most)] for question in asked]
-        scales = sent(torch.tensor(numbers, dtype=self._wide), self._device)
-        left = self._rows_of(self._inside, rows) * scales[:, :1].to(narrow)
-        for j in range(most):
-            laws = [question.family.drawn_from[j] for question in asked if len(question.reached) > j]
-            claimed = self._rows_of(self._rows, laws)
-            left[: len(laws)].addcmul_(claimed, scales[: len(laws), j + 1, None].to(narrow), value=-1.0)
-        found = (
-            left.clamp_(min=0.0).sum(-1).to(self._wide) + scales[:, 0] * self._rows_of(self._outside, rows)
-        ).tolist()
-        return [mass for _, mass in sorted(zip(order, found, strict=True))]
-
-    def _rows_of(self, table: Tensor, rows: list[int]) -> Tensor:
-        """Rows of a table; not copied where they lie behind each other."""
-        if rows == list(range(rows[0], rows[0] + len(rows))):
-            return table[rows[0] : rows[0] + len(rows)]
-        return table.index_select(0, self._sent(rows))
+        targets = len(self._row)
+        factors = []
+        for question in questions:
+            row = [0.0] * len(self._table)
+            row[self._row[question.family.parent]] = question.r
+            for law, g in zip(question.family.drawn_from, question.reached, strict=False):
+                row[targets + law] -= g
+            factors.append(row)
+        left = sent(torch.tensor(factors, dtype=self._table.dtype), self._device) @ self._table
+        inside = left.clamp_(min=0.0).sum(-1).tolist()
+        return [
+            mass + question.r * self._outside[question.family.parent]
+            for mass, question in zip(inside, questions, strict=True)
+        ]
 
     def remaining(self, node: int, r: float, reached: Sequence[float]) -> Tensor:
         """What is left of the target law at a node after all its children were rejected.
@@ -177,9 +183,5 @@ class Families:
         picked = [
             self._tokens[child] for child, law in zip(family.children, family.laws, strict=True) if law == ONE_HOT
         ]
-        weights.clamp_(min=0.0).index_fill_(0, self._sent(picked), 0.0)
-        return torch.where(weights.sum() > 0, weights, probs)
-
-
-def _padded(values: Sequence[float], width: int) -> list[float]:
-    return [*values, *[0.0] * (width - len(values))]
+        # Next to whatever is left, the target law that is added is nothing.
+        return weights.clamp_(min=0.0).index_fill_(0, self._sent(picked), 0.0).add_(probs, alpha=NOTHING)

@@ -54,7 +54,7 @@ def test_nan_stays_to_be_reported(warper: Warper) -> None:
 
 def test_draws_follow_the_weights() -> None:
     weights = torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0])
-    drawn = [int(draw(weights, u)) for u in uniforms(4000, torch.Generator().manual_seed(0))]
+    drawn = [int(draw(weights, u)) for u in uniforms(4000, torch.Generator().manual_seed(0)).tolist()]
     assert set(drawn) == {1, 3}
     # Six standard deviations of a fair count.
     assert abs(drawn.count(3) - 3000) < 6 * (4000 * 0.75 * 0.25) ** 0.5

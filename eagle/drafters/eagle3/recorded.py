@@ -19,7 +19,8 @@ from eagle.devices import sent, wide_dtype
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
 from eagle.launches import Recorded, compiled
 from eagle.tree.chance import Chance, Choices
-from eagle.tree.growth import candidates, draws, needed, sampled_by
+from eagle.tree.drawing import shares_of
+from eagle.tree.growth import candidates, draws, needed, sampled_by, shares
 from eagle.tree.selection import Candidates
 from eagle.tree.shape import TreeShape
 
@@ -134,6 +135,7 @@ class RecordedDrafts:
         own = features.new_zeros(sizes.commits, features.shape[1])
         own[: len(features)] = features
         points = None if choices is None else sent(choices.points, device, wide_dtype(device))
+        of_mass = None if sizes.shape.sampling is None else shares(sizes.shape.sampling, features)
 
         def compute() -> Candidates:
             places = torch.arange(sizes.width, device=device)
@@ -144,7 +146,9 @@ class RecordedDrafts:
             tables = keys, values, cache.cos, cache.sin
             logits, hidden = self._steps.commit(self._head, numbers[2:], own, last, seen, slots, *tables)
             level = _Level(self._head, self._steps.level, tables, hidden, (places < end)[None], end)
-            sample = None if points is None else _Samples(self._steps.sample, sizes.shape, points)
+            sample = None
+            if points is not None and of_mass is not None:
+                sample = _Samples(self._steps.sample, of_mass, shares_of(points))
             return candidates(logits[0], level.expand, self._support, sizes.shape, sizes.levels, sizes.law, sample)
 
         return _Draft(numbers, own, points, Recorded(compute, device))
@@ -241,21 +245,20 @@ class _Samples:
 
     Args:
         draw: see ``growth.sampled_by``.
-        shape: of the tree.
-        points: draws from [0, 1), for all levels.
+        of_mass: (samples,) see ``growth.shares``.
+        taken: for all levels, see ``drawing.shares_of``.
     """
 
-    def __init__(self, draw: Callable[..., tuple[Tensor, Tensor, Tensor]], shape: TreeShape, points: Tensor) -> None:
-        if shape.sampling is None:
-            raise ValueError("no shape without samples draws some")
-        self._draw, self._points, self._used = draw, points, 0
-        self._samples = shape.sampling.samples
-        self._rho = torch.full((), shape.sampling.rho, dtype=points.dtype, device=points.device)
+    def __init__(
+        self, draw: Callable[..., tuple[Tensor, list[Tensor], Tensor]], of_mass: Tensor, taken: Tensor
+    ) -> None:
+        self._draw, self._of_mass, self._taken, self._used = draw, of_mass, taken, 0
 
     def __call__(
         self, pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         """See ``growth.Sample``."""
-        first, self._used = self._used, self._used + self._samples * len(pool)
-        points = self._points[first : self._used].view(self._samples, -1)
-        return self._draw(pool, picked, missing, parent_keys, self._rho, points)
+        samples = len(self._of_mass)
+        first, self._used = self._used, self._used + samples * len(pool)
+        taken = self._taken[first : self._used].view(samples, -1)
+        return self._draw(pool, picked, missing, parent_keys, self._of_mass, taken)

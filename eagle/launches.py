@@ -5,11 +5,12 @@ Launching a small kernel from Python takes longer than running it, and a round h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.fx.experimental._config
 from torch import Tensor
 
 Result = TypeVar("Result")
@@ -28,6 +29,33 @@ def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Calla
     # What a layer is made of does not change; looking at all of it again would take longer than what is saved.
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
     return torch.compile(function, fullgraph=True, dynamic=dynamic, isolate_recompiles=True, options=options)  # type: ignore[call-overload]
+
+
+class CompiledForms:
+    """A function, compiled for tensors of any sizes, apart for each form in which it is called.
+
+    Nobody looks at sizes again (``compiled``), so whatever the compiler concludes from those of the first call holds
+    for all: that sizes which are equal there are one and the same, which it is told not to, and that a size is not 1.
+
+    Args:
+        function: of tensors.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._forms: dict[Hashable, Callable[..., Any]] = {}
+
+    def __call__(self, form: Hashable, *args: Any) -> Any:
+        """Compute.
+
+        Args:
+            form: numbers that are the same in all calls with this one, and which sizes are 1.
+            args: of the function.
+        """
+        if form not in self._forms:
+            self._forms[form] = compiled(self._function, dynamic=True)
+        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            return self._forms[form](*args)
 
 
 def mark_varying(found: object, sizes: tuple[int, ...]) -> None:
@@ -53,8 +81,9 @@ class Recorded(Generic[Result]):
 
     def __init__(self, compute: Callable[[], Result], device: torch.device) -> None:
         self._graph: torch.cuda.CUDAGraph | None = None
+        # It holds the tensors that are read, which a graph knows by their addresses only.
+        self._compute = compute
         if device.type != "cuda":
-            self._compute = compute
             return
         current, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         stream.wait_stream(current)

@@ -14,6 +14,7 @@ from eagle.folders import first_line
 from eagle.target.attention import GROUPED_SDPA
 from eagle.target.check import refuse_wrong_scores
 from eagle.target.compiled import CompiledLayers, decoder_layers
+from eagle.target.packed import join_weights
 from eagle.target.recorded import RecordedForwards
 from eagle.target.target import Scores, Target
 from eagle.tree.draft_tree import DraftTree, root_only
@@ -70,7 +71,10 @@ def recorded_forwards(target: Target) -> RecordedForwards[Scores]:
 
 def _compiled_layers(target: Target) -> CompiledLayers:
     _install_hooks(target)
-    layers = target.compiled = CompiledLayers(decoder_layers(target.model, len(target.windows)))
+    of_model = decoder_layers(target.model, len(target.windows))
+    for layer in of_model:
+        join_weights(layer)
+    layers = target.compiled = CompiledLayers(of_model)
     try:
         _compile(target, layers)
         refuse_wrong_scores(target)

@@ -154,7 +154,7 @@ class Whole(nn.Module):
         parts: layers.
     """
 
-    def __init__(self, product: OpaqueLinear, parts: int) -> None:
+    def __init__(self, product: nn.Linear | OpaqueLinear, parts: int) -> None:
         super().__init__()
         self.product, self.parts = product, parts
         self._last: tuple[Tensor, Tensor] | None = None
@@ -197,24 +197,45 @@ def pack_weights(module: nn.Module) -> None:
         replace_linear(module, PackedLinear, lambda linear: kernels.get(linear.weight.dtype, False))
 
 
+def join_weights(module: nn.Module) -> None:
+    """Let layers of a module that the same rows are multiplied by, plain ones on a GPU, be one product.
+
+    Small products do not keep a GPU's memory busy: on an H200 queries, keys and values of Llama-3.1-8B's sizes take 29
+    microseconds one by one, 16 together.
+    """
+    _join_siblings(module, lambda linear: linear, lambda linear: linear.weight.device.type == "cuda")
+    for child in module.children():
+        join_weights(child)
+
+
 def replace_linear(
     module: nn.Module, kind: Callable[[nn.Linear], OpaqueLinear], fits: Callable[[nn.Linear], bool]
 ) -> None:
     """Put layers of a kind in the place of the plain linear layers of a module that are on the CPU and ``fit``."""
+
+    def suits(linear: nn.Linear) -> bool:
+        return linear.weight.device.type == "cpu" and fits(linear)
+
+    _join_siblings(module, kind, suits)
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            if _plain(child) and suits(child):
+                setattr(module, name, kind(child))
+        else:
+            replace_linear(child, kind, fits)
+
+
+def _join_siblings(
+    module: nn.Module, kind: Callable[[nn.Linear], nn.Linear | OpaqueLinear], fits: Callable[[nn.Linear], bool]
+) -> None:
     for names in SIBLINGS:
         layers = [layer for name in names if isinstance(layer := getattr(module, name, None), nn.Linear)]
-        alike = len({(layer.in_features, layer.bias is None) for layer in layers}) == 1
+        alike = len({(layer.in_features, layer.bias is None, layer.weight.device) for layer in layers}) == 1
         if len(layers) == len(names) and alike and all(_plain(layer) and fits(layer) for layer in layers):
             whole, end = Whole(kind(joined(layers)), len(layers)), 0
             for name, layer in zip(names, layers, strict=True):
                 begin, end = end, end + layer.out_features
                 setattr(module, name, Part(whole, begin, end))
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear):
-            if _plain(child) and fits(child):
-                setattr(module, name, kind(child))
-        else:
-            replace_linear(child, kind, fits)
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -236,4 +257,4 @@ def _plain(module: nn.Linear) -> bool:
     # Not its subclasses, which compute something else, and nothing that somebody watches or moves by hooks.
     watched = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
     weight = module.weight
-    return type(module) is nn.Linear and not watched and weight.device.type == "cpu" and weight.numel() > 0
+    return type(module) is nn.Linear and not watched and weight.numel() > 0

@@ -178,7 +178,7 @@ class _Nodes:
         parent = 0 if depth == 1 else self._node_of[self._expanded[depth - 2][row]]
         self._node_of[candidate] = len(self)
         nth = place - (family.tokens.shape[1] - family.samples)
-        self.append(parent, token, column, None if nth < 0 else _Drawn(family, row, nth))
+        self.append(parent, token, column, None if nth < 0 else _Drawn(family, row, nth, column))
 
     def append(self, parent: int, token: int, column: int = NO_COLUMN, drawn: _Drawn | None = None) -> None:
         """A node: one that was picked, or one that was drawn."""
@@ -236,21 +236,27 @@ def _ranks(keys: Tensor, families: list[Family], sampling: Sampling | None) -> T
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A sampled node: the family it is in, the row of its parent there, and which of the samples it is."""
+    """A sampled node: the family it is in, the row of its parent there, which of the samples it is, and its column."""
 
     family: Family
     parent: int
     nth: int
+    column: int
 
 
 def _law_rows(drawn: list[_Drawn]) -> Tensor:
-    """(R, D) laws of samples."""
+    """(R, D) laws of samples, in the order in which they became nodes."""
     pools = [node.family.pool for node in drawn if node.family.pool is not None]
     laws = torch.stack([pool[node.parent] for pool, node in zip(pools, drawn, strict=True)])
-    for j in range(max(node.nth for node in drawn)):
-        # What was drawn before a sample could not be drawn again.
-        later = [(row, node.family, node.parent) for row, node in enumerate(drawn) if node.nth > j]
-        rows = sent(torch.tensor([row for row, _, _ in later]), laws.device)
-        gone = torch.stack([family.columns[parent, j - family.samples] for _, family, parent in later])
-        laws[rows, gone] = 0.0
+    rows, gone = [], []
+    elder: dict[tuple[int, int], list[int]] = {}
+    for row, node in enumerate(drawn):
+        # What was drawn before a sample could not be drawn again; it has a larger key, so it is a node already.
+        before = elder.setdefault((id(node.family), node.parent), [])
+        rows += [row] * len(before)
+        gone += before
+        before.append(node.column)
+    if rows:
+        places, columns = sent(torch.tensor([rows, gone]), laws.device)
+        laws[places, columns] = 0.0
     return laws.div_(laws.sum(-1, keepdim=True))

@@ -16,6 +16,7 @@ from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from eagle.target.attention import few_rows
 from eagle.target.memory import Memory
 from eagle.target.packed import joined
 
@@ -157,9 +158,16 @@ class Attention(nn.Module):
                 seen = torch.ones(n, slot + n, dtype=torch.bool, device=x.device).tril(slot)
             # The query heads that share a key-value head become rows of one attention, which spares repeating keys.
             groups = self.heads // self.kv_heads
+            if seen is not None and torch.compiler.is_compiling() and x.device.type == "cuda":
+                grouped = q.reshape(1, self.kv_heads, groups, n, self.head_dim)
+                mixed = few_rows(grouped, keys, values, seen, self.head_dim**-0.5)
+                return self._output(mixed, n)
             grouped = q.reshape(1, self.kv_heads, groups * n, self.head_dim)
             mask = None if seen is None else seen.repeat(groups, 1)
             mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        return self._output(mixed, n)
+
+    def _output(self, mixed: Tensor, n: int) -> Tensor:
         return self.o_proj(mixed.reshape(self.heads, n, self.head_dim).transpose(0, 1).reshape(n, -1))
 
 

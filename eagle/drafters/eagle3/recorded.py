@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eagle.devices import sent, wide_dtype
 from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
-from eagle.launches import Recorded, compiled
+from eagle.launches import CompiledForms, Recorded
 from eagle.tree.chance import Chance, Choices
 from eagle.tree.drawing import shares_of
 from eagle.tree.growth import candidates, draws, needed, sampled_by, shares
@@ -162,10 +162,35 @@ class _Steps:
     """
 
     def __init__(self, device: torch.device) -> None:
-        functions: tuple[Callable[..., Any], ...] = (_commit, _level, sampled_by)
+        self._forms: dict[Callable[..., Any], CompiledForms] = {}
         if device.type == "cuda":
-            functions = tuple(compiled(function, dynamic=True) for function in functions)
-        self.commit, self.level, self.sample = functions
+            self._forms = {function: CompiledForms(function) for function in (_commit, _level, sampled_by)}
+
+    def commit(self, *args: Any) -> tuple[Tensor, Tensor]:
+        """See ``_commit``."""
+        found: tuple[Tensor, Tensor] = self._run(_commit, None, args)
+        return found
+
+    def level(self, head: Eagle3Head, tokens: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``_level``."""
+        parents = len(args[1])
+        found: tuple[Tensor, Tensor, Tensor] = self._run(
+            _level, (len(tokens) == 1, parents == 1), (head, tokens, *args)
+        )
+        return found
+
+    def sample(
+        self, pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, shares: Tensor, taken: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """See ``growth.sampled_by``."""
+        form = (len(pool) == 1, picked.shape[1] == 1, len(shares))
+        args = (pool, picked, missing, parent_keys, shares, taken)
+        found: tuple[Tensor, list[Tensor], Tensor] = self._run(sampled_by, form, args)
+        return found
+
+    def _run(self, function: Callable[..., Any], form: object, args: tuple[Any, ...]) -> Any:
+        compiled = self._forms.get(function)
+        return function(*args) if compiled is None else compiled(form, *args)
 
 
 def _commit(

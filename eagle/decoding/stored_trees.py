@@ -2,14 +2,12 @@
 
 ``{"cpu": {"hybrid": [{"temperature": 1.0, "total_token": 8, "depth": 1, "top_k": 2, "sampling": {...}}, ...]}}``.
 What a node costs on a CPU hangs on the numbers that are multiplied, so those of 8-bit models stand under ``"cpu
-int8"``, on a CPU with AVX-512 under ``"cpu int8 avx512"``, and ``"cpu bfloat16"`` is for one with products in bfloat16.
-With the trees of a sorted draft stand the
+int8"``, and ``"cpu bfloat16"`` is for a CPU with products in bfloat16. With the trees of a sorted draft stand the
 ``thresholds`` of its exits.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +44,7 @@ class StoredTrees:
 
         Args:
             head: the folder.
-            form: see ``form_of``; of a kind that none is stored of for it, those of its first words hold.
+            form: see ``form_of``; of a kind that none is stored of for it, those of the device alone hold.
 
         Raises:
             InputError: the folder's ``tree.json`` cannot be understood.
@@ -54,9 +52,7 @@ class StoredTrees:
         file = head / TREE_FILE
         try:
             stored = _stored(file)
-            rows: dict[str, dict[float, Mapping[str, Any]]] = {}
-            for wider in itertools.accumulate(form.split(), "{} {}".format):
-                rows |= _by_temperature(stored.get(wider, {}))
+            rows = _by_temperature(stored.get(form.partition(" ")[0], {})) | _by_temperature(stored.get(form, {}))
             return cls(
                 {kind: {at: _shape(row) for at, row in found.items()} for kind, found in rows.items()},
                 {
@@ -84,11 +80,11 @@ NO_TREES = StoredTrees()
 
 
 def form_of(target: Target) -> str:
-    """The name of what decides how much a node costs beside a token: ``cpu``, ``cpu int8``, ``cpu int8 avx512``, ``cpu
-    bfloat16`` (where the CPU has products of such numbers), ``cuda``, ``mps``."""
+    """The name of what decides how much a node costs beside a token: ``cpu``, ``cpu int8``, ``cpu bfloat16`` (where the
+    CPU has products of such numbers), ``cuda``, ``mps``."""
     device = target.device.type
     if device == "cpu" and quantized(target.model):
-        return f"{device} {INT8} avx512" if bfloat16_is_fast() else f"{device} {INT8}"
+        return f"{device} {INT8}"
     if device == "cpu" and target.dtype == torch.bfloat16 and bfloat16_is_fast():
         return f"{device} bfloat16"
     return device

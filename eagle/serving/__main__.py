@@ -26,7 +26,7 @@ from eagle.identity import readable_name
 from eagle.model.ea_model import EaModel
 from eagle.model.loading import ModelChoice, add_pair_arguments, load, pair_of
 from eagle.program import run_program
-from eagle.serving.app import Limits, Served, application
+from eagle.serving.app import Application, Limits, Served
 from eagle.serving.engine import Engine
 from eagle.serving.requests import BASELINE
 from eagle.threads import apart
@@ -129,10 +129,11 @@ def serve(argv: Sequence[str] | None) -> None:
     name = args.name or readable_name(args.base_model_path or assets.DEFAULT_PAIR)
     served = Served(engine, name, method, limits, key, template)
     config = uvicorn.Config(
-        application(served),
+        Application(served),
         host=args.host,
         port=args.port,
         log_level="warning",
+        access_log=False,
         timeout_keep_alive=KEPT_SECONDS,
         timeout_graceful_shutdown=600,
     )

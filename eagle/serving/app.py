@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
 from eagle.chat_template import TemplateArguments, chat_ids
 from eagle.decoding.method import Method
-from eagle.errors import InputError, PromptError
-from eagle.serving.engine import BusyError, ClosingError, Engine, Piece, Usage, Work
+from eagle.errors import InputError
+from eagle.serving.engine import BusyError, ClosingError, Engine, Work
 from eagle.serving.metrics import Metrics
-from eagle.serving.replies import (
-    CHAT,
-    INVALID,
-    KEY,
-    RATE,
-    SERVER,
-    TEXT,
-    Gathered,
-    Reply,
-    error_body,
-    usage_body,
-)
+from eagle.serving.pieces import Pieces, Stream, whole
+from eagle.serving.replies import CHAT, CLOSING, INVALID, KEY, RATE, SERVER, TEXT, Reply, error_body
 from eagle.serving.requests import ChatRequest, CompletionRequest, RefusedError, SamplingRequest, read
 
-# Seconds between two looks at whether a client that gets everything at once is still there.
-LOOKING = 0.5
 OPEN = ("/health",)
+TEXTS: dict[str, type[SamplingRequest]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+}
 log = logging.getLogger(__name__)
-CLOSING = "the server is shutting down"
 
 
 @dataclass(frozen=True)
@@ -87,32 +77,59 @@ class TooLargeError(Exception):
     """A body of more bytes than are read."""
 
 
-def application(served: Served) -> FastAPI:
-    """The server, as an ASGI application."""
+class Application:
+    """The server, as an ASGI application.
 
-    async def check(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        wanted = None if request.url.path in OPEN else served.key
-        if wanted is not None and not hmac.compare_digest(given.encode(), wanted.encode()):
-            raise HTTPException(401, "a key is needed, Authorization: Bearer ...")
+    What is asked for texts goes past the framework, of which it needs nothing: a first token is expected within less
+    than a tenth of a second, of which the routes, layers and dependencies around a handler would take their part.
 
+    Args:
+        served: what is served.
+    """
+
+    def __init__(self, served: Served) -> None:
+        self.served, self.metrics = served, Metrics(served.engine)
+        self._others = _others(served, self.metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._others(scope, receive, send)
+            return
+        request, path = Request(scope, receive), scope["path"]
+        kind = TEXTS.get(path) if scope["method"] == "POST" else None
+        if path not in OPEN and not _shows(request, self.served.key):
+            message = f"{request.method} {path}: a key is needed, Authorization: Bearer ..."
+            response: Response = JSONResponse(error_body(message, KEY, code="invalid_api_key"), 401)
+        elif kind is None:
+            await self._others(scope, receive, send)
+            return
+        else:
+            response = await answer(self.served, self.metrics, request, kind)
+        self.metrics.requests.labels(str(response.status_code)).inc()
+        await response(scope, receive, send)
+
+
+def _shows(request: Request, key: str | None) -> bool:
+    """Whether a request shows the key, if there is one."""
+    given = request.headers.get("authorization", "").removeprefix("Bearer ") if key is not None else ""
+    return key is None or hmac.compare_digest(given.encode(), key.encode())
+
+
+def _others(served: Served, metrics: Metrics) -> FastAPI:
+    """All that is not asked for texts."""
     nothing: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
-    app = FastAPI(title="eagle", dependencies=[Depends(check)], **nothing)
-    engine, metrics = served.engine, Metrics(served.engine)
-
-    def counted(response: Response) -> Response:
-        metrics.requests.labels(str(response.status_code)).inc()
-        return response
+    app = FastAPI(title="eagle", **nothing)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
+        metrics.requests.labels(str(error.status_code)).inc()
         message = f"{request.method} {request.url.path}: {error.detail}"
-        kind, code = (KEY, "invalid_api_key") if error.status_code == 401 else (INVALID, None)
-        return counted(JSONResponse(error_body(message, kind, code=code), error.status_code))
+        return JSONResponse(error_body(message, INVALID), error.status_code, error.headers)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "queue": engine.queued, "busy": engine.busy}
+        return {"status": "ok", "queue": served.engine.queued, "busy": served.engine.busy}
 
     @app.get("/metrics")
     async def shown() -> Response:
@@ -123,14 +140,11 @@ def application(served: Served) -> FastAPI:
         one = {"id": served.name, "object": "model", "created": 0, "owned_by": "eagle"}
         return {"object": "list", "data": [one]}
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        return counted(await answer(served, metrics, request, ChatRequest))
+    def elsewhere() -> None:
+        """For the paths of texts to be known: asked for otherwise than by POST they are refused as such."""
 
-    @app.post("/v1/completions")
-    async def complete(request: Request) -> Response:
-        return counted(await answer(served, metrics, request, CompletionRequest))
-
+    for path in TEXTS:
+        app.post(path)(elsewhere)
     return app
 
 
@@ -152,6 +166,10 @@ async def answer(served: Served, metrics: Metrics, request: Request, kind: type[
         return JSONResponse(error_body(str(error), RATE), 429, {"Retry-After": str(error.seconds)})
     except ClosingError:
         return JSONResponse(error_body(CLOSING, SERVER), 503, {"Retry-After": "10"})
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except Exception:
+        return _failed()
     reply = Reply(
         CHAT if kind is ChatRequest else TEXT, served.name, served.engine.tokenizer, asked.most_logprobs is not None
     )
@@ -164,19 +182,19 @@ async def answer(served: Served, metrics: Metrics, request: Request, kind: type[
     except ClosingError:
         return JSONResponse(error_body(CLOSING, SERVER), 503, {"Retry-After": "10"})
     except Exception:
-        log.exception("a text could not be written")
-        return JSONResponse(error_body("the text could not be written; the server's log says why", SERVER), 500)
+        return _failed()
     if first is None:
         return Response(status_code=499)
     metrics.prompt_tokens.inc(tokens)
     if asked.stream:
         return Stream(reply, first, pieces, tokens if asked.stream_options.include_usage else None)
-    return await _whole(reply, first, pieces, tokens, len(prompts) * asked.n)
+    return await whole(reply, first, pieces, tokens, len(prompts) * asked.n)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Any], each: Piece | Exception | None) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(inbox.put_nowait, each)
+def _failed() -> Response:
+    """What is said where something went wrong that nobody thought of."""
+    log.exception("a text could not be written")
+    return JSONResponse(error_body("the text could not be written; the server's log says why", SERVER), 500)
 
 
 async def _body(request: Request, most: int) -> dict[str, Any]:
@@ -238,134 +256,3 @@ def _work(served: Served, asked: SamplingRequest, prompts: tuple[Tensor, ...], c
             raise RefusedError(str(error), "method") from None
     params = asked.params(min(new_tokens, room or new_tokens))
     return Work(client, prompts, asked.n, params, method, asked.seed)
-
-
-class Pieces:
-    """The pieces of texts as they come; whoever stops asking gives up the rest.
-
-    Args:
-        engine: writes them.
-        work: the texts.
-        metrics: of them.
-        request: of the client.
-        began: when it came, on the monotonic clock.
-
-    Raises:
-        BusyError: the queue is full.
-        ClosingError: nothing is begun any more.
-    """
-
-    def __init__(self, engine: Engine, work: Work, metrics: Metrics, request: Request, began: float) -> None:
-        self._engine, self._metrics, self._request = engine, metrics, request
-        self._began, self._none_yet = began, True
-        self._inbox: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        self._ticket = engine.submit(work, lambda each: _tell(loop, self._inbox, each))
-
-    def give_up(self) -> None:
-        """No more are wanted."""
-        self._engine.give_up(self._ticket)
-
-    async def next(self) -> Piece | None:
-        """The next piece; None: there is none.
-
-        Raises:
-            Exception: why there is no more.
-        """
-        each = await self._inbox.get()
-        if isinstance(each, Exception):
-            raise each
-        if each is None:
-            self._metrics.whole.observe(time.monotonic() - self._began)
-            return None
-        if self._none_yet:
-            self._metrics.first.observe(time.monotonic() - self._began)
-            self._none_yet = False
-        if each.finish is not None:
-            self._metrics.ended(each)
-        return each
-
-    async def next_or_gone(self) -> Piece | None:
-        """The next piece; None where there is none or the client has gone, so that nothing more is written for it.
-
-        Raises:
-            Exception: see ``next``.
-        """
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(LOOKING) as looking:
-                        return await self.next()
-                except TimeoutError:
-                    # Else it is why there is no more.
-                    if not looking.expired():
-                        raise
-                    if await self._request.is_disconnected():
-                        self.give_up()
-                        return None
-        except BaseException:
-            self.give_up()
-            raise
-
-
-async def _whole(reply: Reply, first: Piece, pieces: Pieces, tokens: int, count: int) -> Response:
-    texts, usage = [Gathered() for _ in range(count)], Usage()
-    piece: Piece | None = first
-    try:
-        while piece is not None:
-            text = texts[piece.index]
-            text.text += piece.text
-            text.logprobs += piece.logprobs
-            text.finish, usage = piece.finish, usage + piece.usage
-            piece = await pieces.next_or_gone()
-    except Exception:
-        log.exception("a text could not be finished")
-        return JSONResponse(error_body("the text could not be finished; the server's log says why", SERVER), 500)
-    if any(text.finish is None for text in texts):
-        return Response(status_code=499)
-    return JSONResponse(reply.whole(texts, usage_body(tokens, usage)))
-
-
-class Stream(StreamingResponse):
-    """Server-sent events: a piece each, at last the usage where it was asked for.
-
-    Args:
-        reply: makes them.
-        first: piece.
-        pieces: the others. When the client goes they are given up.
-        tokens: of the prompts, for the usage; None: it was not asked for.
-    """
-
-    def __init__(self, reply: Reply, first: Piece, pieces: Pieces, tokens: int | None) -> None:
-        self._pieces = pieces
-        events = _events(reply, first, pieces, tokens)
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ``StreamingResponse``."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._pieces.give_up()
-
-
-async def _events(reply: Reply, first: Piece, pieces: Pieces, tokens: int | None) -> AsyncIterator[str]:
-    usage = Usage()
-    piece: Piece | None = first
-    try:
-        while piece is not None:
-            usage = usage + piece.usage
-            yield _event(reply.chunk(piece))
-            piece = await pieces.next()
-        if tokens is not None:
-            yield _event(reply.usage_chunk(usage_body(tokens, usage)))
-        yield "data: [DONE]\n\n"
-    except (InputError, PromptError, ClosingError) as error:
-        yield _event(error_body(str(error) or CLOSING, SERVER))
-    except Exception:
-        log.exception("a text could not be finished")
-        yield _event(error_body("the text could not be finished; the server's log says why", SERVER))
-
-
-def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body)}\n\n"

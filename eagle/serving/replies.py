@@ -16,6 +16,7 @@ from eagle.text import token_bytes
 
 INVALID, RATE, SERVER, KEY = ("invalid_request_error", "rate_limit_error", "server_error", "authentication_error")
 CHAT, TEXT = "chat.completion", "text_completion"
+CLOSING = "the server is shutting down"
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

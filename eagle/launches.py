@@ -75,15 +75,15 @@ class Recorded(Generic[Result]):
     On devices other than CUDA's it is computed anew each time.
 
     Args:
-        compute: the computation; it is run right away. What it is to read has been written to the tensors it reads.
+        compute: the computation; it is run right away. What it is to read has been written to the tensors it reads,
+            which a graph knows by their addresses only: whoever keeps the recording keeps them.
         device: whose.
     """
 
     def __init__(self, compute: Callable[[], Result], device: torch.device) -> None:
         self._graph: torch.cuda.CUDAGraph | None = None
-        # It holds the tensors that are read, which a graph knows by their addresses only.
-        self._compute = compute
         if device.type != "cuda":
+            self._compute = compute
             return
         current, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         stream.wait_stream(current)

@@ -142,6 +142,7 @@ def _others(served: Served, metrics: Metrics) -> FastAPI:
 
     def elsewhere() -> None:
         """For the paths of texts to be known: asked for otherwise than by POST they are refused as such."""
+        raise HTTPException(404)
 
     for path in TEXTS:
         app.post(path)(elsewhere)

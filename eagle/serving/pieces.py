@@ -149,7 +149,7 @@ class Stream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for event in self._events:
                 if gone is None:
-                    gone = asyncio.create_task(_until_gone(receive))
+                    gone = asyncio.create_task(_until_gone(receive, self._pieces))
                 elif gone.done():
                     return
                 await send({"type": "http.response.body", "body": event, "more_body": True})
@@ -161,9 +161,10 @@ class Stream(Response):
             self._pieces.give_up()
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _until_gone(receive: Receive, pieces: Pieces) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    pieces.give_up()
 
 
 async def _events(reply: Reply, first: Piece, pieces: Pieces, tokens: int | None) -> AsyncIterator[bytes]:

@@ -33,8 +33,8 @@ the first level, whose parent is the root). Returns (k, draft vocabulary) logits
 Sample = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, list[Tensor], Tensor]]
 """``sample(pool, picked, missing, parent_keys)``: see ``sampled``."""
 
-# How far above 1 the mass of a law may be, in float32 and for the largest vocabularies.
-MASS_ROUNDING = 1e-5
+# How far above 1 the mass of a law may be, in float32 and for the largest vocabularies, whatever the law.
+MASS_ROUNDING = 1e-3
 
 
 def grow(
@@ -78,7 +78,7 @@ def grow(
     sample = None
     if shape.sampling is not None and shape.sampling.samples:
         choose = needed(chance).choices(draws(shape, levels))
-        sample = partial(sampled, shares=shares(shape.sampling, root_logits), choose=choose)
+        sample = partial(sampled, parts=parts_of_mass(shape.sampling, root_logits), choose=choose)
     law = None if chance is None else chance.law
     found = candidates(root_logits, expand, support, shape, levels, law, sample, retrieval)
     return select(root, found, support, shape, retrieval)
@@ -175,7 +175,7 @@ def _family(
     return Family(tokens, columns, keys, pool, len(drawn))
 
 
-def shares(sampling: Sampling, like: Tensor) -> Tensor:
+def parts_of_mass(sampling: Sampling, like: Tensor) -> Tensor:
     """What share of the mass that is left beside a node's picks the key of each of its samples stands for.
 
     Args:
@@ -195,7 +195,7 @@ def _wide(logits: Tensor) -> torch.dtype:
 
 
 def sampled(
-    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, shares: Tensor, choose: Choose
+    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, parts: Tensor, choose: Choose
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Draw children beside picked ones.
 
@@ -204,7 +204,7 @@ def sampled(
         picked: (k, w) columns that are picked and not drawn.
         missing: (k, w) bool, of these those that do not exist.
         parent_keys: (k,).
-        shares: (samples,) see ``shares``.
+        parts: (samples,) see ``parts_of_mass``.
         choose: draws.
 
     Returns:
@@ -212,9 +212,9 @@ def sampled(
         be drawn.
     """
     pool = pool.scatter_reduce_(1, picked, missing.to(pool.dtype), "prod")
-    keys = parent_keys[:, None] + (pool.sum(-1, keepdim=True) * shares).log_().to(parent_keys.dtype)
+    keys = parent_keys[:, None] + (pool.sum(-1, keepdim=True) * parts).log_().to(parent_keys.dtype)
     weights, drawn = pool, [choose(pool)[:, None]]
-    for j in range(1, len(shares)):
+    for j in range(1, len(parts)):
         weights = weights.scatter(1, drawn[-1], 0.0)
         drawn.append(choose(weights)[:, None])
         # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
@@ -223,7 +223,7 @@ def sampled(
 
 
 def sampled_by(
-    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, shares: Tensor, taken: Tensor
+    pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, parts: Tensor, taken: Tensor
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """``sampled`` by inversion, given what is drawn from.
 
@@ -232,11 +232,11 @@ def sampled_by(
         picked: see there.
         missing: see there.
         parent_keys: see there.
-        shares: see there.
+        parts: see there.
         taken: (samples, k), of what is drawn from, see ``drawing.shares_of``.
     """
     rows = iter(taken.unbind())
-    return sampled(pool, picked, missing, parent_keys, shares, lambda weights: draw_at(weights, next(rows)))
+    return sampled(pool, picked, missing, parent_keys, parts, lambda weights: draw_at(weights, next(rows)))
 
 
 def needed(chance: Chance | None) -> Chance:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eagle.devices import sent
+from eagle.devices import sent, wide_dtype
 from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
 
-# What the target law is worth where weights remain. No point from [0, 1) in double precision comes to lie within it.
+# What the target law is worth where weights remain. Of the points of [0, 1) in double precision only 0 lies within it.
 NOTHING = 1e-25
 
 
@@ -119,13 +119,13 @@ class Families:
         entries = [law * size + max(column, 0) for law, column in asked]
         ids, rows, begins = self._sent([*places, *entries, *starts]).split([len(places), len(asked), len(drawn)])
         self._rows, self._support = laws.rows.to(self._device), laws.support.to(self._device)
-        self._table = self._rows.new_empty(len(drawn) + len(self._rows), size, dtype=probs.dtype)
-        inside = torch.take(probs, begins[:, None] + self._support, out=self._table[: len(drawn)])
-        self._table[len(drawn) :] = self._rows
+        inside = probs.take(begins[:, None] + self._support)
+        # In double precision: products in float32 may be done in less, where torch is told so.
+        self._table = torch.cat([inside, self._rows]).to(wide_dtype(self._device))
         found = torch.cat([probs[:, 0], probs.take(ids), inside.sum(-1), self._rows.take(rows)]).tolist()
         if any(math.isnan(number) for number in found):
             # A target law that is none is refused where a walk visits it; it must not reach others through products.
-            inside.nan_to_num_(0.0)
+            self._table.nan_to_num_(0.0)
         said = [q if column >= 0 else 0.0 for q, (_, column) in zip(found[-len(asked) :], asked, strict=True)]
         return iter(found[: -len(asked)]), iter(said)
 

@@ -217,6 +217,9 @@ def test_long_prompts_and_large_bodies_are_refused(running: Running) -> None:
     large = running.post({"messages": [{"role": "user", "content": "x" * 1_100_000}]})
     assert large.status_code == 413
     assert running.post({}, "nowhere").json()["error"]["message"].startswith("POST /v1/nowhere")
+    otherwise = httpx.get(f"{running.url}/v1/chat/completions")
+    assert (otherwise.status_code, otherwise.headers["allow"]) == (405, "POST")
+    assert "GET /v1/chat/completions" in otherwise.json()["error"]["message"]
 
 
 def test_no_body_whatever_makes_it_fail(running: Running, model: EaModel) -> None:
@@ -327,6 +330,10 @@ def test_elsewhere_a_key_is_needed(pair: tuple[Path, Path], tmp_path: Path, caps
     assert "set EAGLE_API_KEY to a key that clients must show" in capsys.readouterr().err
     with server(named(pair), tmp_path, "--compile", "off", EAGLE_API_KEY="secret") as running:
         assert running.post({"messages": MESSAGES}).status_code == 401
+        assert (
+            httpx.get(f"{running.url}/v1/models").status_code == httpx.get(f"{running.url}/metrics").status_code == 401
+        )
+        assert httpx.get(f"{running.url}/health").status_code == 200
         client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="secret", max_retries=0)
         found = client.chat.completions.create(model="base", messages=MESSAGES, max_tokens=3)
         assert found.choices[0].message.role == "assistant"

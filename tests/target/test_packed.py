@@ -88,6 +88,17 @@ def test_products_of_the_same_rows_are_one(prepare: Callable[[nn.Module], None])
             torch.testing.assert_close(getattr(module, name)(rows), alone[name](rows), rtol=0, atol=1e-6)
 
 
+def test_what_is_joined_is_saved_as_if_it_were_not() -> None:
+    module = nn.Module()
+    module.gate_proj, module.up_proj = nn.Linear(8, 4), nn.Linear(8, 6)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    pack_weights(module)
+    assert isinstance(module.gate_proj, Part)
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_layers_that_are_not_alike_stay_apart() -> None:
     module = nn.Module()
     module.q_proj, module.k_proj, module.v_proj = nn.Linear(8, 4), nn.Linear(8, 4, bias=False), nn.Linear(8, 4)

@@ -175,7 +175,7 @@ class HeadDrafting(Drafting):
         if recorded is not None and predict is None and self._records(shape, levels):
             if len(following) > MOST_COMMITS:
                 # A prompt: all but its end is read as always.
-                self._commit(features[:-1], following[:-1])
+                self._remember(features[:-1], following[:-1])
                 features, following = features[-1:], following[-1:]
             found = recorded.draft(self.cache, features, following, shape, levels, chance)
             if found is not None:
@@ -214,19 +214,25 @@ class HeadDrafting(Drafting):
         return Memory.of([self.cache], self.cache.committed if self._drafted else self._known)
 
     def _commit(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the head over committed tokens, a prompt in pieces as the target reads it; what ``predict`` says of the
-        last.
+        """Run the head over committed tokens; what ``predict`` says of the last.
 
         Args:
             features: (n, k * target H) of n tokens that the cache has not seen yet, in order.
             tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
         """
+        if len(tokens) > PREFILL_STEP:
+            self._remember(features[:-1], tokens[:-1])
+            features, tokens = features[-1:], tokens[-1:]
+        first = self.cache.committed
+        end = self.cache.committed = first + len(tokens)
+        features, tokens = self._there(features, tokens)
+        return self.drafter.steps.behind(features, tokens, self.cache.view(end, slice(first, end)))
+
+    def _remember(self, features: Tensor, tokens: Tensor) -> None:
+        """Let the head's cache hold committed tokens, in pieces as the target reads a prompt; see ``_commit``."""
         length, first = len(tokens), self.cache.committed
         self.cache.committed += length
-        features, tokens = features.to(self.head.norm.weight.device), sent(tokens, self.head.norm.weight.device)
-        if length <= PREFILL_STEP:
-            end = first + length
-            return self.drafter.steps.behind(features, tokens, self.cache.view(end, slice(first, end)))
+        features, tokens = self._there(features, tokens)
         # Filled up, and the filling is overwritten by what comes next.
         filled = -(-length // PREFILL_STEP) * PREFILL_STEP
         features = functional.pad(features, (0, 0, 0, filled - length))
@@ -235,9 +241,11 @@ class HeadDrafting(Drafting):
             piece = slice(start, start + PREFILL_CHUNK)
             hidden = self.head.project(features[piece])
             places = slice(first + start, first + start + len(hidden))
-            output = self.head(tokens[piece], hidden, self.cache.view(places.stop, places))
-            last = output[min(length - start, len(output)) - 1]
-        return self.head.predict(last[None])
+            self.head.remember(tokens[piece], hidden, self.cache.view(places.stop, places))
+
+    def _there(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        device = self.head.norm.weight.device
+        return features.to(device), sent(tokens, device)
 
 
 def _needed(scores: Scores) -> Tensor:

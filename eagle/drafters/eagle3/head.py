@@ -148,8 +148,7 @@ class Attention(nn.Module):
         n, slot = x.shape[0], view.keys.shape[2] - x.shape[0]
         queries, keys, values = self._queries_keys_values(x)
         q = rotate(queries.view(n, self.heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
-        k = rotate(keys.view(n, self.kv_heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
-        view.write(k[None], values.view(1, n, self.kv_heads, self.head_dim).transpose(1, 2))
+        self._write(keys, values, view)
         keys, values = view.keys, view.values
         if seen is None and n > 1 and slot == 0:
             mixed = F.scaled_dot_product_attention(q[None], keys, values, is_causal=True, enable_gqa=True)
@@ -166,6 +165,16 @@ class Attention(nn.Module):
             mask = None if seen is None else seen.repeat(groups, 1)
             mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
         return self._output(mixed, n)
+
+    def remember(self, x: Tensor, view: HeadView) -> None:
+        """See ``Eagle3Head.remember``."""
+        _, keys, values = self._queries_keys_values(x)
+        self._write(keys, values, view)
+
+    def _write(self, keys: Tensor, values: Tensor, view: HeadView) -> None:
+        n = len(keys)
+        k = rotate(keys.view(n, self.kv_heads, self.head_dim).transpose(0, 1), view.cos, view.sin)
+        view.write(k[None], values.view(1, n, self.kv_heads, self.head_dim).transpose(1, 2))
 
     def _output(self, mixed: Tensor, n: int) -> Tensor:
         return self.o_proj(mixed.reshape(self.heads, n, self.head_dim).transpose(0, 1).reshape(n, -1))
@@ -293,6 +302,18 @@ class Eagle3Head(nn.Module):
             (n, H) outputs before the final norm.
         """
         return self.midlayer(F.embedding(tokens, self.embedding), hidden, view, seen)
+
+    def remember(self, tokens: Tensor, hidden: Tensor, view: HeadView) -> None:
+        """Write the keys and values of n consecutive tokens and compute nothing else: with one layer no other token
+        needs more of them.
+
+        Args:
+            tokens: as of ``forward``, and so are the others.
+            hidden: see there.
+            view: see there.
+        """
+        x, _ = self.midlayer.attention_input(F.embedding(tokens, self.embedding), hidden)
+        self.midlayer.self_attn.remember(x, view)
 
     def behind(self, features: Tensor, tokens: Tensor, view: HeadView) -> tuple[Tensor, Tensor]:
         """Commit n tokens; what ``predict`` says of the last.

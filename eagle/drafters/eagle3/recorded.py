@@ -20,7 +20,7 @@ from eagle.drafters.eagle3.head import Eagle3Head, HeadCache, HeadView
 from eagle.launches import CompiledForms, Recorded
 from eagle.tree.chance import Chance, Choices
 from eagle.tree.drawing import shares_of
-from eagle.tree.growth import candidates, draws, needed, sampled_by, shares
+from eagle.tree.growth import candidates, draws, needed, parts_of_mass, sampled_by
 from eagle.tree.selection import Candidates
 from eagle.tree.shape import TreeShape
 
@@ -57,12 +57,14 @@ class _Draft:
             these.
         features: (n, k * target H), likewise.
         points: what samples are drawn with, likewise; None where nothing is sampled.
+        parts: see ``growth.parts_of_mass``, likewise; None: as well.
         found: what it computes.
     """
 
     numbers: Tensor
     features: Tensor
     points: Tensor | None
+    parts: Tensor | None
     found: Recorded[Candidates]
 
 
@@ -135,7 +137,7 @@ class RecordedDrafts:
         own = features.new_zeros(sizes.commits, features.shape[1])
         own[: len(features)] = features
         points = None if choices is None else sent(choices.points, device, wide_dtype(device))
-        of_mass = None if sizes.shape.sampling is None else shares(sizes.shape.sampling, features)
+        parts = None if sizes.shape.sampling is None else parts_of_mass(sizes.shape.sampling, features)
 
         def compute() -> Candidates:
             places = torch.arange(sizes.width, device=device)
@@ -147,11 +149,11 @@ class RecordedDrafts:
             logits, hidden = self._steps.commit(self._head, numbers[2:], own, last, seen, slots, *tables)
             level = _Level(self._head, self._steps.level, tables, hidden, (places < end)[None], end)
             sample = None
-            if points is not None and of_mass is not None:
-                sample = _Samples(self._steps.sample, of_mass, shares_of(points))
+            if points is not None and parts is not None:
+                sample = _Samples(self._steps.sample, parts, shares_of(points))
             return candidates(logits[0], level.expand, self._support, sizes.shape, sizes.levels, sizes.law, sample)
 
-        return _Draft(numbers, own, points, Recorded(compute, device))
+        return _Draft(numbers, own, points, parts, Recorded(compute, device))
 
 
 class _Steps:
@@ -180,11 +182,11 @@ class _Steps:
         return found
 
     def sample(
-        self, pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, shares: Tensor, taken: Tensor
+        self, pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor, parts: Tensor, taken: Tensor
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """See ``growth.sampled_by``."""
-        form = (len(pool) == 1, picked.shape[1] == 1, len(shares))
-        args = (pool, picked, missing, parent_keys, shares, taken)
+        form = (len(pool) == 1, picked.shape[1] == 1, len(parts))
+        args = (pool, picked, missing, parent_keys, parts, taken)
         found: tuple[Tensor, list[Tensor], Tensor] = self._run(sampled_by, form, args)
         return found
 
@@ -270,20 +272,18 @@ class _Samples:
 
     Args:
         draw: see ``growth.sampled_by``.
-        of_mass: (samples,) see ``growth.shares``.
+        parts: (samples,) see ``growth.parts_of_mass``.
         taken: for all levels, see ``drawing.shares_of``.
     """
 
-    def __init__(
-        self, draw: Callable[..., tuple[Tensor, list[Tensor], Tensor]], of_mass: Tensor, taken: Tensor
-    ) -> None:
-        self._draw, self._of_mass, self._taken, self._used = draw, of_mass, taken, 0
+    def __init__(self, draw: Callable[..., tuple[Tensor, list[Tensor], Tensor]], parts: Tensor, taken: Tensor) -> None:
+        self._draw, self._parts, self._taken, self._used = draw, parts, taken, 0
 
     def __call__(
         self, pool: Tensor, picked: Tensor, missing: Tensor, parent_keys: Tensor
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """See ``growth.Sample``."""
-        samples = len(self._of_mass)
+        samples = len(self._parts)
         first, self._used = self._used, self._used + samples * len(pool)
         taken = self._taken[first : self._used].view(samples, -1)
-        return self._draw(pool, picked, missing, parent_keys, self._of_mass, taken)
+        return self._draw(pool, picked, missing, parent_keys, self._parts, taken)

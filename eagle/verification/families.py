@@ -152,7 +152,9 @@ class Families:
         for question in questions:
             row = [0.0] * len(self._table)
             row[self._row[question.family.parent]] = question.r
-            for law, g in zip(question.family.drawn_from, question.reached, strict=False):
+            # Of the laws of a family those that were reached so far are the first.
+            laws = question.family.drawn_from[: len(question.reached)]
+            for law, g in zip(laws, question.reached, strict=True):
                 row[targets + law] -= g
             factors.append(row)
         left = sent(torch.tensor(factors, dtype=self._table.dtype), self._device) @ self._table

@@ -102,6 +102,21 @@ def test_joined_products_are_the_same(biases: tuple[str, ...], base: Path, targe
     torch.testing.assert_close(head.behind(features, tokens, head.new_cache(8).view(3, slice(3))), expected)
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_is_remembered_is_what_whole_steps_write(joined: bool, base: Path, target: Target, tmp_path: Path) -> None:
+    head = load_head(str(write_files(tmp_path / "head", *head_files(base))), target)
+    if joined:
+        head.join()
+    torch.manual_seed(0)
+    tokens, features = torch.tensor([1, 2, 3]), torch.randn(3, head.fc.in_features, dtype=torch.float64)
+    caches = [head.new_cache(8), head.new_cache(8)]
+    head.behind(features, tokens, caches[0].view(5, slice(2, 5)))
+    head.remember(tokens, head.project(features), caches[1].view(5, slice(2, 5)))
+    assert caches[1].keys.abs().sum() > 0
+    torch.testing.assert_close(caches[1].keys, caches[0].keys)
+    torch.testing.assert_close(caches[1].values, caches[0].values)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("said", [False, True])
 @pytest.mark.parametrize("biases", [(), PROJECTIONS[:3], ("o_proj",), ("q_proj", "up_proj"), PROJECTIONS])

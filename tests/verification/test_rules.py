@@ -15,6 +15,7 @@ from eagle.tree.draft_tree import DraftTree, root_only
 from eagle.tree.drawing import draw, draw_rows
 from eagle.verification import RULES
 from eagle.verification.enumeration import outcomes
+from eagle.verification.families import Behind, Families
 from eagle.verification.verdict import endings
 from tests.verification import oracle
 from tests.verification.trees import chain_tree, picked_tree, random_law, random_probs, random_tree
@@ -166,6 +167,23 @@ def test_logits_that_are_no_numbers_are_named(rule: str, bad: float) -> None:
     probs = logits if rule == "greedy" else logits.softmax(-1)
     with pytest.raises(ValueError, match="node 0 contain NaN or infinity"):
         RULES[rule].verify(tree, probs, torch.Generator())
+
+
+def test_numbers_that_are_none_stay_with_their_node() -> None:
+    """All masses come from one table of laws; a node that no walk visits may have any row."""
+    generator = torch.Generator().manual_seed(3)
+    tree = random_tree(generator, 12, 6, sampled=1.0)
+    probs = torch.rand(len(tree), 6, generator=generator, dtype=torch.float64).softmax(-1)
+    parents = [parent for parent, family in Families(tree, probs).of.items() if family.drawn_from]
+    assert len(parents) > 2
+    spoilt = probs.clone()
+    spoilt[parents[0]] = torch.nan
+    masses = []
+    for each in (probs, spoilt):
+        families = Families(tree, each)
+        masses.append(families.masses([Behind(families.of[parent], 0.8, (0.5,)) for parent in parents[1:]]))
+    assert masses[0] == masses[1]
+    assert min(masses[0]) > 0
 
 
 def test_rules_for_chains_refuse_branches() -> None:

@@ -172,11 +172,11 @@ class HeadDrafting(Drafting):
         features = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
         following = torch.tensor(self.tokens[-len(features) :])
         support, recorded = self.drafter.support, self.drafter.recorded
+        if len(following) > MOST_COMMITS:
+            # A prompt, of which only the end has to be looked at.
+            self._remember(features[:-1], following[:-1])
+            features, following = features[-1:], following[-1:]
         if recorded is not None and predict is None and self._records(shape, levels):
-            if len(following) > MOST_COMMITS:
-                # A prompt: all but its end is read as always.
-                self._remember(features[:-1], following[:-1])
-                features, following = features[-1:], following[-1:]
             found = recorded.draft(self.cache, features, following, shape, levels, chance)
             if found is not None:
                 self.cache.committed += len(following)
@@ -220,9 +220,6 @@ class HeadDrafting(Drafting):
             features: (n, k * target H) of n tokens that the cache has not seen yet, in order.
             tokens: (n,) int64, the token after each of them; the last one is the root of the tree.
         """
-        if len(tokens) > PREFILL_STEP:
-            self._remember(features[:-1], tokens[:-1])
-            features, tokens = features[-1:], tokens[-1:]
         first = self.cache.committed
         end = self.cache.committed = first + len(tokens)
         features, tokens = self._there(features, tokens)

@@ -164,7 +164,8 @@ def of_rounds(
 def record(model: EaModel) -> None:
     """Let a model decode as on a GPU, whatever the device: what is recorded is computed each time, uncompiled."""
     target, drafter = model.target, model.drafter
-    target.compiled = CompiledLayers(decoder_layers(target.model, len(target.windows)), by=lambda forward: forward)
+    layers = decoder_layers(target.model, len(target.windows))
+    target.compiled = CompiledLayers(layers, by=lambda forward: lambda form, *args, **kwargs: forward(*args, **kwargs))
     target.recorded = recorded_forwards(target)
     if isinstance(drafter, HeadDrafter):
         drafter.recorded = drafter.recorded_drafts()

@@ -18,44 +18,51 @@ Result = TypeVar("Result")
 WARM_UPS = 2
 
 
-def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
-    """A function, to be compiled for the kinds and sizes of tensors that it is called with; beside tensors it must be
-    called with the same things, or with others of the same structure, always: nobody looks.
-
-    Args:
-        function: of tensors.
-        dynamic: whether for all sizes at once; None: for those that it is called with, and for others when they come.
-    """
-    # What a layer is made of does not change; looking at all of it again would take longer than what is saved.
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-    return torch.compile(function, fullgraph=True, dynamic=dynamic, isolate_recompiles=True, options=options)  # type: ignore[call-overload]
-
-
 class CompiledForms:
-    """A function, compiled for tensors of any sizes, apart for each form in which it is called.
+    """A function of tensors, compiled for each form in which it is called, and from then on called without looking at
+    what it is called with: looking, layer after layer, takes longer than some of the kernels.
 
-    Nobody looks at sizes again (``compiled``), so whatever the compiler concludes from those of the first call holds
-    for all: that sizes which are equal there are one and the same, which it is told not to, and that a size is not 1.
+    So whatever the compiler concludes from the first call of a form holds for all: what tensors are read where in the
+    other arguments, that a size is not 1, and, in ``any_sizes``, nothing else. Generated code still refuses tensors of
+    other sizes than it was made for.
 
     Args:
-        function: of tensors.
+        function: it.
+        any_sizes: all sizes of tensors may vary, each by itself; else only those that ``mark_varying`` was told of.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], any_sizes: bool = False) -> None:
+        # What is called has to be the same each time; then there is nothing to guard.
+        options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+        dynamic = True if any_sizes else None
+        self._function: Any = torch.compile(function, fullgraph=True, dynamic=dynamic, options=options)
+        self._any_sizes = any_sizes
         self._forms: dict[Hashable, Callable[..., Any]] = {}
 
-    def __call__(self, form: Hashable, *args: Any) -> Any:
+    def __call__(self, form: Hashable, *args: Any, **kwargs: Any) -> Any:
         """Compute.
 
         Args:
             form: numbers that are the same in all calls with this one, and which sizes are 1.
             args: of the function.
+            kwargs: likewise.
         """
-        if form not in self._forms:
-            self._forms[form] = compiled(self._function, dynamic=True)
-        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            return self._forms[form](*args)
+        run = self._forms.get(form)
+        if run is None:
+            run = self._forms[form] = self._compiled(args, kwargs)
+        return run(*args, **kwargs)
+
+    def _compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+        # Sizes that are equal here are not one and the same, which the compiler would take them for. And what is called
+        # tells no profiler how long Python took, and leaves nothing behind in modules (``packed.Whole`` would).
+        with (
+            torch.fx.experimental._config.patch(use_duck_shape=not self._any_sizes),  # type: ignore[attr-defined]
+            torch._dynamo.config.patch(record_runtime_overhead=False, replay_side_effects=False),
+        ):
+            found = self._function.aot_compile((args, kwargs))
+        found.disable_guard_check()
+        run: Callable[..., Any] = found
+        return run
 
 
 def mark_varying(found: object, sizes: tuple[int, ...]) -> None:

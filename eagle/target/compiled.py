@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import output_capturing
 
 from eagle.errors import InputError
-from eagle.launches import compiled, mark_varying
+from eagle.launches import CompiledForms, mark_varying
 from eagle.target.kv_cache import LayerSlots, TreeCache
 
 
@@ -27,17 +27,16 @@ class CompiledLayers:
 
     Args:
         layers: in the order of their caches.
-        by: compiles the function of a layer.
+        by: compiles the function of a layer, to be called with the form first.
     """
 
     def __init__(
-        self, layers: Sequence[nn.Module], by: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+        self, layers: Sequence[nn.Module], by: Callable[[Callable[..., Any]], Callable[..., Any]] = CompiledForms
     ) -> None:
         self.layers = layers
         # The wrapper of transformers around ``forward`` is for training.
         structures = [_structure(layer) for layer in layers]
         one_of = dict(zip(structures, layers, strict=True))
-        by = by or compiled
         functions = {structure: by(inspect.unwrap(type(layer).forward)) for structure, layer in one_of.items()}
         self._functions = [functions[structure] for structure in structures]
         self._varying: tuple[int, ...] = ()
@@ -60,10 +59,11 @@ class CompiledLayers:
             slots: (n,) int64, where the states of the n tokens go.
             width: positions that are attended to, under a mask.
         """
+        alone = len(slots) == 1
         for layer, function, memory in zip(self.layers, self._functions, cache.tree_layers, strict=True):
             view = LayerSlots(memory.keys[:, :, :width], memory.values[:, :, :width], slots)
             # Not as an attribute, which a module looks at closely; hooks of the layer stay outside.
-            layer.__dict__["forward"] = partial(self._run, function, layer, view)
+            layer.__dict__["forward"] = partial(self._run, function, alone, layer, view)
         try:
             yield
         finally:
@@ -73,6 +73,7 @@ class CompiledLayers:
     def _run(
         self,
         function: Callable[..., Any],
+        alone: bool,
         layer: nn.Module,
         view: LayerSlots,
         *args: Any,
@@ -81,7 +82,7 @@ class CompiledLayers:
     ) -> Any:
         if self._varying:
             mark_varying((view.keys, view.values, view.slots, args, tuple(kwargs.values())), self._varying)
-        return function(layer, *args, past_key_values=view, **kwargs)
+        return function(alone, layer, *args, past_key_values=view, **kwargs)
 
 
 def _structure(layer: nn.Module) -> str:

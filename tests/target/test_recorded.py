@@ -84,7 +84,7 @@ def test_texts_and_samples_are_those_of_eager_decoding_on_every_device(
 @torch.inference_mode()
 def test_steps_of_a_recording_compiled_for_some_sizes_hold_for_all() -> None:
     """As many nodes as picks come first: nothing may be concluded from that; and a lone node comes after many."""
-    sample = CompiledForms(sampled_by)
+    sample = CompiledForms(sampled_by, any_sizes=True)
     for k, picks in ((10, 10), (1, 10), (7, 10), (10, 4), (1, 10)):
         generator = torch.Generator().manual_seed(k)
         pool = torch.randn(k, 300, generator=generator).softmax(-1)

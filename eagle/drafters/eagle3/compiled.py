@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eagle.drafters.eagle3.head import Eagle3Head, HeadView
-from eagle.launches import compiled, mark_varying
+from eagle.launches import CompiledForms, mark_varying
 
 # A text, the level above, and a level: sizes that nothing in a head has by itself.
 TEXT, ABOVE, LEVEL = 131, 17, 13
@@ -26,13 +26,13 @@ class CompiledHead:
 
     def __init__(self, head: Eagle3Head) -> None:
         self._head = head
-        self._behind = compiled(Eagle3Head.behind)
-        self._level = compiled(Eagle3Head.level)
+        self._behind = CompiledForms(Eagle3Head.behind)
+        self._level = CompiledForms(Eagle3Head.level)
         self._warm_up()
 
     def behind(self, features: Tensor, tokens: Tensor, view: HeadView) -> tuple[Tensor, Tensor]:
         """See ``Eagle3Head.behind``."""
-        found: tuple[Tensor, Tensor] = self._behind(self._head, features, tokens, view)
+        found: tuple[Tensor, Tensor] = self._behind(len(tokens) == 1, self._head, features, tokens, view)
         return found
 
     def level(
@@ -44,7 +44,7 @@ class CompiledHead:
         if len(hidden) == 1:
             # The root's row, which is above all of them, twice.
             hidden, seen = hidden.repeat(2, 1), seen.repeat(2, 1)
-        found: tuple[Tensor, Tensor, Tensor] = self._level(self._head, tokens, parents, hidden, seen, view)
+        found: tuple[Tensor, Tensor, Tensor] = self._level(None, self._head, tokens, parents, hidden, seen, view)
         return found
 
     @torch.inference_mode()

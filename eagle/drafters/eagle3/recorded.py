@@ -166,7 +166,9 @@ class _Steps:
     def __init__(self, device: torch.device) -> None:
         self._forms: dict[Callable[..., Any], CompiledForms] = {}
         if device.type == "cuda":
-            self._forms = {function: CompiledForms(function) for function in (_commit, _level, sampled_by)}
+            self._forms = {
+                function: CompiledForms(function, any_sizes=True) for function in (_commit, _level, sampled_by)
+            }
 
     def commit(self, *args: Any) -> tuple[Tensor, Tensor]:
         """See ``_commit``."""

@@ -7,15 +7,14 @@ behind a text of every length. The compiler makes something else of a single row
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eagle.drafters.sorted.model import Rows, SortedModel
-from eagle.launches import compiled, mark_varying
+from eagle.launches import CompiledForms, mark_varying
 
 # Places of a cache, and rows: sizes that nothing in a draft has by itself.
 PLACES, ROWS = 131, 13
@@ -30,8 +29,8 @@ class CompiledBlocks:
     """
 
     def __init__(self, model: SortedModel, runs: Iterable[range]) -> None:
-        self._through = model.through
-        self._functions: dict[range, Callable[..., Any]] = {run: compiled(partial(model.through, run)) for run in runs}
+        self._model, self._runs = model, frozenset(runs)
+        self._compiled = CompiledForms(SortedModel.through)
         self.varying: tuple[int, ...] = ()
 
     def __call__(self, blocks: range, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -39,8 +38,9 @@ class CompiledBlocks:
         if self.varying:
             masks = inputs[1] if isinstance(inputs[1], Tensor) else tuple(inputs[1].values())
             mark_varying((*inputs, masks), self.varying)
-        function = self._functions.get(blocks)
-        found: tuple[Tensor, Tensor] = self._through(blocks, *inputs) if function is None else function(*inputs)
+        if blocks not in self._runs:
+            return self._model.through(blocks, *inputs)
+        found: tuple[Tensor, Tensor] = self._compiled((blocks, len(inputs[0]) == 1), self._model, blocks, *inputs)
         return found
 
 

@@ -21,7 +21,7 @@ from eagle.devices import best_device, wide_dtype
 from eagle.program import run_program
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import DraftTree
-from eagle.tree.drawing import draw_rows, uniforms
+from eagle.tree.drawing import draw_at, shares_of, uniforms
 from eagle.tree.growth import grow
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
@@ -35,8 +35,8 @@ def drawn_tree(nodes: int, draft_vocabulary: int, vocabulary: int, device: torch
     support = torch.randperm(vocabulary, generator=generator)[:draft_vocabulary].sort().values.to(device)
     logits = 2 * torch.randn(64, draft_vocabulary, generator=generator).to(device)
 
-    def choose(weights: torch.Tensor) -> torch.Tensor:
-        return draw_rows(weights, uniforms(len(weights), generator).to(device, wide_dtype(device)))
+    def choose(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw_at(weights, shares_of(uniforms(len(weights), generator).to(device, wide_dtype(device))))
 
     shape = TreeShape(nodes, 6, 10, replace(DEFAULT_SAMPLING, threshold=0.001))
     return grow(

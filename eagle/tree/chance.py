@@ -13,9 +13,9 @@ from eagle.tree.drawing import draw_at, shares_of, uniforms
 from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 
-Choose = Callable[[Tensor], Tensor]
-"""(k, D) weights -> (k,) int64, in each row a column drawn with probability proportional to its weight; any column in a
-row without weight."""
+Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""(k, D) weights -> (k,) int64, in each row a column drawn with probability proportional to its weight, any column in a
+row without weight; and (k, 1) the weight of all columns of each row."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Choices:
         self.points, self._used = points, 0
         self._shares: Tensor | None = None
 
-    def __call__(self, weights: Tensor) -> Tensor:
+    def __call__(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Choose``."""
         if self._shares is None:
             self._shares = shares_of(sent(self.points, weights.device, wide_dtype(weights.device)))

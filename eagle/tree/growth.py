@@ -212,13 +212,17 @@ def sampled(
         be drawn.
     """
     pool = pool.scatter_reduce_(1, picked, missing.to(pool.dtype), "prod")
-    keys = parent_keys[:, None] + (pool.sum(-1, keepdim=True) * parts).log_().to(parent_keys.dtype)
-    weights, drawn = pool, [choose(pool)[:, None]]
+    columns, mass = choose(pool)
+    # Fixed by what is left beside the picks, whatever is drawn of it.
+    shares = torch.mul(mass, parts, out=parent_keys.new_empty(len(pool), len(parts)))
+    keys = shares.log_().add_(parent_keys[:, None])
+    weights, drawn = pool, [columns[:, None]]
     for j in range(1, len(parts)):
         weights = weights.scatter(1, drawn[-1], 0.0)
-        drawn.append(choose(weights)[:, None])
-        # Where no weight is left there is nothing to draw; a first sample without any has the key -inf already.
-        keys[:, j : j + 1].masked_fill_(weights.gather(1, drawn[-1]) <= 0, -torch.inf)
+        columns, mass = choose(weights)
+        drawn.append(columns[:, None])
+        # Where no weight is left there is nothing to draw.
+        keys[:, j : j + 1].masked_fill_(mass <= 0, -torch.inf)
     return pool, drawn, keys
 
 

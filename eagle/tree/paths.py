@@ -52,7 +52,7 @@ def draw_paths(
     entries: list[list[int]] = []
     for level in range(levels):
         rows = torch.tensor(above, device=root_logits.device)
-        drawn = choose(laws[-1][rows])
+        drawn, _ = choose(laws[-1][rows])
         columns.append(drawn.tolist())
         entry_of: dict[tuple[int, int], int] = {}
         entries.append([entry_of.setdefault(draw, len(entry_of)) for draw in zip(above, columns[-1], strict=True)])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from eagle.devices import sent
 from eagle.errors import InputError
@@ -111,7 +112,7 @@ def select(
     if retrieval is None:
         for candidate in list(zip(*candidates, strict=True))[:existing]:
             tree.add(*candidate)
-        return tree.finished(torch.cat([keys.new_zeros(1), keys[:existing]]), support)
+        return tree.finished(functional.pad(keys[:existing], (1, 0)), support)
     numbers = torch.stack([found.ranks, keys]).tolist()
     all_keys = _with_tail(tree, list(zip(*candidates, *numbers, strict=True))[:existing], shape, retrieval)
     return tree.finished(sent(torch.tensor(all_keys, dtype=keys.dtype), keys.device), support)

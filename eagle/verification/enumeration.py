@@ -23,7 +23,7 @@ from eagle.verification.verdict import Plan, endings
 Path = tuple[int, ...]
 Table = Callable[[Path], Tensor]
 """(V,) float64 law of the token after a path of tokens below the root."""
-Choose = Callable[[Tensor], Tensor]
+Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
 """See ``eagle.tree.chance.Choose``."""
 
 
@@ -73,7 +73,9 @@ def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTr
         chosen: list[int] = []
         probability = 1.0
 
-        def choose(weights: Tensor, script: tuple[int, ...] = script, chosen: list[int] = chosen) -> Tensor:
+        def choose(
+            weights: Tensor, script: tuple[int, ...] = script, chosen: list[int] = chosen
+        ) -> tuple[Tensor, Tensor]:
             nonlocal probability
             columns = []
             for row in weights.tolist():
@@ -87,7 +89,7 @@ def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTr
                 chosen.append(script[place] if place < len(script) else possible[0])
                 columns.append(chosen[-1])
                 probability *= row[chosen[-1]] / math.fsum(row)
-            return torch.tensor(columns)
+            return torch.tensor(columns), weights.sum(-1, keepdim=True)
 
         tree = make(choose)
         laws = tree.laws

@@ -133,9 +133,10 @@ class Dice:
         self.probability *= weights[self._made[-1]] / math.fsum(weights)
         return self._made[-1]
 
-    def choose(self, weights: torch.Tensor) -> torch.Tensor:
+    def choose(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Choose``."""
-        return torch.tensor([self.one_of(row) if sum(row) > 0 else 0 for row in weights.tolist()])
+        columns = [self.one_of(row) if sum(row) > 0 else 0 for row in weights.tolist()]
+        return torch.tensor(columns), weights.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,9 @@ def grown_hybrid(seed: int, shape: TreeShape) -> DraftTree:
     table = Table(seed, offset=10)
     source = torch.Generator().manual_seed(seed)
 
-    def choose(weights: torch.Tensor) -> torch.Tensor:
-        positive = weights + (weights.sum(-1, keepdim=True) == 0)
-        return torch.multinomial(positive, 1, generator=source)[:, 0]
+    def choose(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mass = weights.sum(-1, keepdim=True)
+        return torch.multinomial(weights + (mass == 0), 1, generator=source)[:, 0], mass
 
     chance = Chance(lambda logits: (logits / 0.8).softmax(-1), lambda _: choose)
     return grow(99, table.logits(()), table.expand, SAME + 10, shape, shape.levels(room=100), chance)

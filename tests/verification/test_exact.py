@@ -334,7 +334,7 @@ def test_one_step_with_the_sample_first_is_optimal() -> None:
         def make(choose, draft=draft, picked=picked, elsewhere=elsewhere):
             from eagle.tree.draft_tree import DraftTree, Laws
 
-            column = int(choose(elsewhere[None])[0])
+            column = int(choose(elsewhere[None])[0][0])
             return DraftTree(
                 torch.tensor([0, column, picked]),
                 torch.zeros(3, dtype=torch.int64),

@@ -111,9 +111,8 @@ class RecordedDrafts:
             return None
         width = min(-(-end // WIDTH) * WIDTH, cache.capacity)
         sizes = _Sizes(shape, levels, filled, width, None if chance is None else chance.law)
-        numbers = torch.zeros(2 + filled, dtype=torch.int64)
-        numbers[0], numbers[1] = cache.committed, len(tokens) - 1
-        numbers[2 : 2 + len(tokens)] = tokens
+        padding = [0] * (filled - len(tokens))
+        numbers = torch.tensor([cache.committed, len(tokens) - 1, *tokens.tolist(), *padding])
         known = self._drafts.setdefault(cache, OrderedDict())
         if sizes not in known:
             known[sizes] = self._recorded(sizes, cache, numbers, features, choices)

@@ -61,10 +61,20 @@ class Launches(TorchDispatchMode):
     ) -> Any:
         """Count, and do as asked."""
         found = func(*args, **kwargs or {})
-        tensors = (each for each in tree_leaves((args, kwargs, found)) if isinstance(each, Tensor))
-        there = any(tensor.device.type == self.device.type for tensor in tensors)
-        self.count += there and not (func.is_view or func.overloadpacket.__name__ in NOTHING)
+        given, made = _tensors((args, kwargs)), _tensors(found)
+        there = any(tensor.device.type == self.device.type for tensor in given + made)
+        # What may be a view is a copy where it has memory of its own, as of another dtype.
+        views = func.is_view and {_memory(each) for each in made} <= {_memory(each) for each in given}
+        self.count += there and not (views or func.overloadpacket.__name__ in NOTHING)
         return found
+
+
+def _tensors(found: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(found) if isinstance(each, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
 class Regions:

@@ -14,6 +14,14 @@ import torch.fx.experimental._config
 from torch import Tensor
 
 Result = TypeVar("Result")
+COMPILING = {
+    # Nothing is concluded from what another model had otherwise, and its numbers are constants.
+    "automatic_dynamic_shapes": False,
+    "specialize_float": True,
+    # What is called tells no profiler how long Python took, and leaves nothing in modules (``packed.Whole`` would).
+    "record_runtime_overhead": False,
+    "replay_side_effects": False,
+}
 # Runs before the recording, in which libraries make what they need and kernels are chosen.
 WARM_UPS = 2
 
@@ -53,12 +61,8 @@ class CompiledForms:
         return run(*args, **kwargs)
 
     def _compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
-        # Sizes that are equal here are not one and the same, which the compiler would take them for. And what is called
-        # tells no profiler how long Python took, and leaves nothing behind in modules (``packed.Whole`` would).
-        with (
-            torch.fx.experimental._config.patch(use_duck_shape=not self._any_sizes),  # type: ignore[attr-defined]
-            torch._dynamo.config.patch(record_runtime_overhead=False, replay_side_effects=False),
-        ):
+        duck_shape = not self._any_sizes
+        with torch.fx.experimental._config.patch(use_duck_shape=duck_shape), torch._dynamo.config.patch(COMPILING):  # type: ignore[attr-defined]
             found = self._function.aot_compile((args, kwargs))
         found.disable_guard_check()
         run: Callable[..., Any] = found

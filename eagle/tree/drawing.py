@@ -37,7 +37,7 @@ def draw(weights: Tensor, uniform: float) -> Tensor:
     Returns:
         () int64 on the device of ``weights``; never an index of weight zero.
     """
-    return draw_at(weights[None], uniform * _below(wide_dtype(weights.device)))[0][0]
+    return _reached(weights[None], uniform * _below(wide_dtype(weights.device)))[0][0]
 
 
 def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
@@ -63,7 +63,21 @@ def _below(wide: torch.dtype) -> float:
     return 1.0 - 4 * torch.finfo(wide).eps
 
 
-def draw_at(weights: Tensor, shares: Tensor | float) -> tuple[Tensor, Tensor]:
+def draw_at(weights: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a column in each row by inversion, given what is drawn from.
+
+    Args:
+        weights: as of ``draw_rows``.
+        shares: (k,) see ``shares_of``.
+
+    Returns:
+        As ``draw_rows``, and (k, 1) the weight of each row, in the wide dtype.
+    """
+    columns, mass = _reached(weights, shares)
+    return columns.clamp_(max=weights.shape[-1] - 1), mass
+
+
+def _reached(weights: Tensor, shares: Tensor | float) -> tuple[Tensor, Tensor]:
     """The column of each row at which so large a share of its weight is reached, by running sums in double precision.
 
     Where the device has none, or on a CPU, where such sums of long rows take longer than all else, first a block of
@@ -75,7 +89,7 @@ def draw_at(weights: Tensor, shares: Tensor | float) -> tuple[Tensor, Tensor]:
         shares: (k,) see ``shares_of``; a number: the same for all rows.
 
     Returns:
-        As ``draw_rows``, and (k, 1) the weight of each row, in the wide dtype.
+        (k,) int64, at least D where a row has no weight, and (k, 1) the weight of each row, in the wide dtype.
     """
     width, wide = weights.shape[-1], wide_dtype(weights.device)
     share = shares[:, None] if isinstance(shares, Tensor) else shares
@@ -83,7 +97,7 @@ def draw_at(weights: Tensor, shares: Tensor | float) -> tuple[Tensor, Tensor]:
     if wide == torch.float64 and few:
         ends = weights.cumsum(-1, dtype=wide)
         column = torch.searchsorted(ends, ends[:, -1:] * share, right=True)
-        return column[:, 0].clamp_(max=width - 1), ends[:, -1:]
+        return column[:, 0], ends[:, -1:]
     filled = functional.pad(weights, (0, -width % BLOCK)) if width % BLOCK else weights
     blocks = filled.unflatten(-1, (-1, BLOCK))
     ends = blocks.sum(-1).to(wide).cumsum(-1)
@@ -94,4 +108,4 @@ def draw_at(weights: Tensor, shares: Tensor | float) -> tuple[Tensor, Tensor]:
     # The sums of a block and up to it are rounded each in its own way.
     point = (point - ends.gather(1, block) + total).clamp_(min=0.0).minimum(total * _below(wide))
     column = torch.searchsorted(inside, point, right=True)
-    return (block * BLOCK + column)[:, 0].clamp_(max=width - 1), ends[:, -1:]
+    return (block * BLOCK + column)[:, 0], ends[:, -1:]

@@ -92,8 +92,9 @@ class Warper:
         """
         if self.greedy:
             return logits
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return self._warpers(None, wide).softmax(dim=-1)
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        warped = self._warpers(None, logits.to(wide)) if self._warpers else logits
+        return warped.softmax(dim=-1, dtype=wide)
 
 
 class NucleusWarper(LogitsProcessor):

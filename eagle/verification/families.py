@@ -112,21 +112,23 @@ class Families:
             return iter(torch.cat([probs[:, 0], probs.take(self._sent(places))]).tolist()), iter(())
         columns, size = laws.columns.tolist(), laws.rows.shape[1]
         self._row = {parent: row for row, parent in enumerate(drawn)}
+        starts = [parent * probs.shape[1] for parent in drawn]
         asked = [
             (law, columns[c]) for parent in drawn for law in law_of[parent] if law != ONE_HOT for c in children[parent]
         ]
         entries = [law * size + max(column, 0) for law, column in asked]
-        ids, rows, parents = self._sent([*places, *entries, *drawn]).split([len(places), len(asked), len(drawn)])
+        ids, rows, begins = self._sent([*places, *entries, *starts]).split([len(places), len(asked), len(drawn)])
         self._rows, self._support = laws.rows.to(self._device), laws.support.to(self._device)
+        inside = probs.take(begins[:, None] + self._support)
         # In double precision: products in float32 may be done in less, where torch is told so.
-        self._table = torch.cat([probs[parents[:, None], self._support], self._rows]).to(wide_dtype(self._device))
-        found = torch.cat([probs[:, 0], probs.take(ids), self._rows.take(rows), self._table.sum(-1)]).tolist()
+        table = torch.empty(0, dtype=wide_dtype(self._device), device=self._device)
+        self._table = torch.cat([inside, self._rows], out=table)
+        found = torch.cat([probs[:, 0], probs.take(ids), inside.sum(-1), self._rows.take(rows)]).tolist()
         if any(math.isnan(number) for number in found):
             # A target law that is none is refused where a walk visits it; it must not reach others through products.
             self._table.nan_to_num_(0.0)
-        direct, said, self._sums = _split(found, [len(probs) + len(places), len(asked), len(self._table)])
-        said = [q if column >= 0 else 0.0 for q, (_, column) in zip(said, asked, strict=True)]
-        return iter(direct + self._sums[: len(drawn)]), iter(said)
+        said = [q if column >= 0 else 0.0 for q, (_, column) in zip(found[-len(asked) :], asked, strict=True)]
+        return iter(found[: -len(asked)]), iter(said)
 
     def _possible(self, p: list[float], children: list[int], laws: list[int]) -> list[float]:
         """The probabilities of children's tokens, 0 where an elder was picked for the same one."""
@@ -157,12 +159,10 @@ class Families:
                 row[targets + law] -= g
             factors.append(row)
         left = sent(torch.tensor(factors, dtype=self._table.dtype), self._device) @ self._table
-        norms = torch.linalg.vector_norm(left, 1, dim=-1).tolist()
-        # max(x, 0) is half of |x| + x, and what x adds up to is known.
-        sums = [sum(f * s for f, s in zip(row, self._sums, strict=True) if f) for row in factors]
+        inside = left.clamp_(min=0.0).sum(-1).tolist()
         return [
-            max(0.5 * (norm + signed), 0.0) + question.r * self._outside[question.family.parent]
-            for norm, signed, question in zip(norms, sums, questions, strict=True)
+            mass + question.r * self._outside[question.family.parent]
+            for mass, question in zip(inside, questions, strict=True)
         ]
 
     def remaining(self, node: int, r: float, reached: Sequence[float]) -> Tensor:
@@ -188,9 +188,3 @@ class Families:
         ]
         # Next to whatever is left, the target law that is added is nothing.
         return weights.clamp_(min=0.0).index_fill_(0, self._sent(picked), 0.0).add_(probs, alpha=NOTHING)
-
-
-def _split(numbers: list[float], sizes: Sequence[int]) -> list[list[float]]:
-    """Parts of so many numbers each."""
-    rest = iter(numbers)
-    return [list(itertools.islice(rest, size)) for size in sizes]

@@ -226,13 +226,13 @@ def _ranks(keys: Tensor, families: list[Family], sampling: Sampling | None) -> T
     of early ones."""
     if sampling is None or sampling.early is None:
         return keys
-    levels = torch.cat([keys.new_full((family.keys.numel(),), -level) for level, family in enumerate(families)])
-    by_key = best(keys, len(keys))
-    levels = levels.masked_fill_(keys < math.log(max(sampling.early, sys.float_info.min)), -torch.inf)[by_key]
-    first = best(levels, sampling.early_nodes)
+    least = math.log(max(sampling.early, sys.float_info.min))
+    # Early keys of a level lie above all of the next, those of 0 to ``least`` side by side.
+    order = torch.cat([family.keys.reshape(-1) - level * (1.0 - least) for level, family in enumerate(families)])
+    order.masked_fill_(keys < least, -torch.inf)
+    first = best(order, sampling.early_nodes)
     places = torch.arange(len(first), 0, -1, device=keys.device, dtype=keys.dtype)
-    early = by_key[first]
-    return keys.index_copy(0, early, torch.where(levels[first] > -torch.inf, places, keys[early]))
+    return keys.index_copy(0, first, torch.where(order[first] > -torch.inf, places, keys[first]))
 
 
 @dataclass(frozen=True)

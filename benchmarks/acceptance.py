@@ -15,6 +15,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,6 +58,7 @@ class Column:
 class ByKey(DraftTree):
     """A tree whose siblings are verified in the order of their keys."""
 
+    @cached_property
     def children(self) -> list[list[int]]:
         """See ``DraftTree.children``."""
         parents, keys = self.parents.tolist(), self.keys.tolist()

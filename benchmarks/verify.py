@@ -36,7 +36,7 @@ def drawn_tree(nodes: int, draft_vocabulary: int, vocabulary: int, device: torch
     logits = 2 * torch.randn(64, draft_vocabulary, generator=generator).to(device)
 
     def choose(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return draw_at(weights, shares_of(uniforms(len(weights), generator).to(device, wide_dtype(device))))
+        return draw_at(weights, shares_of(uniforms(len(weights), generator).to(device, wide_dtype(device)))[:, None])
 
     shape = TreeShape(nodes, 6, 10, replace(DEFAULT_SAMPLING, threshold=0.001))
     return grow(

@@ -14,8 +14,8 @@ from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 
 Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""(k, D) weights -> (k,) int64, in each row a column drawn with probability proportional to its weight, any column in a
-row without weight; and (k, 1) the weight of all columns of each row."""
+"""(k, D) weights -> (k, 1) int64, in each row a column drawn with probability proportional to its weight, any column in
+a row without weight; and (k, 1) the weight of all columns of each row."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,6 @@ class Choices:
     def __call__(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Choose``."""
         if self._shares is None:
-            self._shares = shares_of(sent(self.points, weights.device, wide_dtype(weights.device)))
+            self._shares = shares_of(sent(self.points, weights.device, wide_dtype(weights.device)))[:, None]
         first, self._used = self._used, self._used + len(weights)
         return draw_at(weights, self._shares[first : self._used])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
-
-from eagle.devices import sent
 
 ONE_HOT = -1
 
@@ -42,8 +41,8 @@ class DraftTree:
         tokens: (N,) int64 on the host, target vocabulary ids.
         parents: (N,) int64 on the host; the root is its own parent.
         depths: (N,) int64 on the host; 0 for the root.
-        keys: (N,) float32 (float64 for a float64 head) on the head's device, the logarithm of what a node was ranked
-            by; 0 for the root. Of deterministic nodes it is the head's cumulative log-probability.
+        keys: (N,) float32 (float64 for a float64 head) on the host, the logarithm of what a node was ranked by; 0 for
+            the root. Of deterministic nodes it is the head's cumulative log-probability.
         laws: of the sampled nodes; None: the tree has none.
         twins: (N,) int64 on the host, where a sibling has the same token: for each node the eldest such sibling, else
             the node itself. Younger ones are leaves, which nobody needs to score. None: all siblings differ.
@@ -64,6 +63,7 @@ class DraftTree:
         """Tokens on the longest root-to-leaf path, the root included."""
         return max(self.depths.tolist()) + 1
 
+    @cached_property
     def children(self) -> list[list[int]]:
         """For each node the ids of its children in the order of verification: by the first node that was drawn in
         each one's subtree, the child itself included; picks with nothing drawn below them come last."""
@@ -107,7 +107,7 @@ class DraftTree:
                 self.tokens[eldest],
                 place[self.parents[eldest]],
                 self.depths[eldest],
-                self.keys[sent(eldest, self.keys.device)],
+                self.keys[eldest],
             ),
             place,
         )

@@ -37,7 +37,7 @@ def draw(weights: Tensor, uniform: float) -> Tensor:
     Returns:
         () int64 on the device of ``weights``; never an index of weight zero.
     """
-    return _reached(weights[None], uniform * _below(wide_dtype(weights.device)))[0][0]
+    return _reached(weights[None], uniform * _below(wide_dtype(weights.device)))[0][0, 0]
 
 
 def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def draw_rows(weights: Tensor, points: Tensor) -> Tensor:
     Returns:
         (k,) int64; a column of weight zero only in rows that have no other.
     """
-    return draw_at(weights, shares_of(points))[0]
+    return draw_at(weights, shares_of(points)[:, None])[0][:, 0]
 
 
 def shares_of(points: Tensor) -> Tensor:
@@ -68,10 +68,10 @@ def draw_at(weights: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         weights: as of ``draw_rows``.
-        shares: (k,) see ``shares_of``.
+        shares: (k, 1) see ``shares_of``.
 
     Returns:
-        As ``draw_rows``, and (k, 1) the weight of each row, in the wide dtype.
+        As ``draw_rows``, (k, 1); and (k, 1) the weight of each row, in the wide dtype.
     """
     columns, mass = _reached(weights, shares)
     return columns.clamp_(max=weights.shape[-1] - 1), mass
@@ -86,26 +86,26 @@ def _reached(weights: Tensor, shares: Tensor | float) -> tuple[Tensor, Tensor]:
 
     Args:
         weights: as of ``draw_rows``.
-        shares: (k,) see ``shares_of``; a number: the same for all rows.
+        shares: (k, 1) see ``shares_of``; a number: the same for all rows.
 
     Returns:
-        (k,) int64, at least D where a row has no weight, and (k, 1) the weight of each row, in the wide dtype.
+        (k, 1) int64, at least D where a row has no weight, and (k, 1) the weight of each row, in the wide dtype.
     """
     width, wide = weights.shape[-1], wide_dtype(weights.device)
-    share = shares[:, None] if isinstance(shares, Tensor) else shares
     few = weights.numel() <= AT_ONCE if weights.device.type == "cpu" else width <= AT_ONCE_ON_A_GPU
     if wide == torch.float64 and few:
         ends = weights.cumsum(-1, dtype=wide)
-        column = torch.searchsorted(ends, ends[:, -1:] * share, right=True)
-        return column[:, 0], ends[:, -1:]
+        mass = ends[:, -1:]
+        return torch.searchsorted(ends, mass * shares, right=True), mass
     filled = functional.pad(weights, (0, -width % BLOCK)) if width % BLOCK else weights
     blocks = filled.unflatten(-1, (-1, BLOCK))
     ends = blocks.sum(-1).to(wide).cumsum(-1)
-    point = ends[:, -1:] * share
+    mass = ends[:, -1:]
+    point = mass * shares
     block = torch.searchsorted(ends, point, right=True).clamp_(max=ends.shape[-1] - 1)
     inside = blocks[torch.arange(len(weights), device=weights.device), block[:, 0]].to(wide).cumsum(-1)
     total = inside[:, -1:]
     # The sums of a block and up to it are rounded each in its own way.
     point = (point - ends.gather(1, block) + total).clamp_(min=0.0).minimum(total * _below(wide))
     column = torch.searchsorted(inside, point, right=True)
-    return (block * BLOCK + column)[:, 0], ends[:, -1:]
+    return block * BLOCK + column, mass

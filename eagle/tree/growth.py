@@ -20,7 +20,7 @@ from eagle.tree.draft_tree import DraftTree
 from eagle.tree.drawing import draw_at
 from eagle.tree.paths import draw_paths
 from eagle.tree.retrieval import NO_COLUMN, Picks, Retrieval, Retrieved
-from eagle.tree.selection import Candidates, Family, ranked_candidates, select
+from eagle.tree.selection import Candidates, Family, gathered, select
 from eagle.tree.shape import Sampling, TreeShape
 
 Expand = Callable[[Tensor, Tensor], Tensor]
@@ -126,7 +126,7 @@ def candidates(
             retrieved.descend(tokens.tolist(), parents.tolist())
         families.append(children(logits, keys[: shape.top_k]))
         frontiers.append(frontier)
-    return ranked_candidates(families, frontiers, shape, retrieval is not None)
+    return gathered(families, frontiers)
 
 
 def _picks(q: Tensor, parent_keys: Tensor, shape: TreeShape) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -216,11 +216,11 @@ def sampled(
     # Fixed by what is left beside the picks, whatever is drawn of it.
     shares = torch.mul(mass, parts, out=parent_keys.new_empty(len(pool), len(parts)))
     keys = shares.log_().add_(parent_keys[:, None])
-    weights, drawn = pool, [columns[:, None]]
+    weights, drawn = pool, [columns]
     for j in range(1, len(parts)):
         weights = weights.scatter(1, drawn[-1], 0.0)
         columns, mass = choose(weights)
-        drawn.append(columns[:, None])
+        drawn.append(columns)
         # Where no weight is left there is nothing to draw.
         keys[:, j : j + 1].masked_fill_(mass <= 0, -torch.inf)
     return pool, drawn, keys
@@ -239,7 +239,7 @@ def sampled_by(
         parts: see there.
         taken: (samples, k), of what is drawn from, see ``drawing.shares_of``.
     """
-    rows = iter(taken.unbind())
+    rows = iter(taken[:, :, None].unbind())
     return sampled(pool, picked, missing, parent_keys, parts, lambda weights: draw_at(weights, next(rows)))
 
 

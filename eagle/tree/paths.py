@@ -53,7 +53,7 @@ def draw_paths(
     for level in range(levels):
         rows = torch.tensor(above, device=root_logits.device)
         drawn, _ = choose(laws[-1][rows])
-        columns.append(drawn.tolist())
+        columns.append(drawn[:, 0].tolist())
         entry_of: dict[tuple[int, int], int] = {}
         entries.append([entry_of.setdefault(draw, len(entry_of)) for draw in zip(above, columns[-1], strict=True)])
         above = entries[-1]
@@ -89,7 +89,7 @@ def draw_paths(
         tokens=torch.tensor([root, *targets]),
         parents=torch.tensor(parents),
         depths=torch.tensor(depths),
-        keys=root_logits.new_zeros(len(parents), dtype=laws[0].dtype),
+        keys=torch.zeros(len(parents), dtype=laws[0].dtype),
         laws=Laws(rows_of_all, torch.tensor(row_of), torch.tensor(tree_columns), support),
         twins=torch.tensor(twins) if repeated else None,
     )

@@ -6,11 +6,11 @@ import bisect
 import itertools
 import math
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from eagle.devices import sent
 from eagle.errors import InputError
@@ -40,56 +40,35 @@ class Family:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may become nodes of a tree, on the drafter's device, and the n that are decided on first.
+    """What may become nodes of a tree, on the drafter's device.
 
     Attributes:
         families: of each level, the root's first.
         frontiers: for each level below the root that was expanded, which of its candidates were.
-        ranks: (n,) what the first are decided on by, the largest first.
-        keys: (n,) theirs.
-        facts: int64: of the first their states (1: a node, 0: none, -1: a key that is NaN), their places among all
-            candidates, tokens and columns, n each, and then the frontiers.
+        facts: of all candidates, level by level, their keys, then their tokens, then their columns, and then the
+            frontiers; in the dtype of keys, in which all ids are exact.
     """
 
     families: list[Family]
     frontiers: list[Tensor]
-    ranks: Tensor
-    keys: Tensor
     facts: Tensor
 
 
-def ranked_candidates(
-    families: list[Family], frontiers: list[Tensor], shape: TreeShape, retrieving: bool
-) -> Candidates:
-    """Find the candidates that are decided on first: no key is above the parent's, and ties go to the elder, so parents
-    come before their children, and what stays is decided by nodes before it.
-
-    Args:
-        families: of each level, the root's first.
-        frontiers: for each level below the root that was expanded, which of its candidates were.
-        shape: bounds of the tree.
-        retrieving: whether something will be looked up behind them: then all of them may be worth it.
-    """
-    keys = torch.cat([family.keys.reshape(-1) for family in families])
-    ranks = _ranks(keys, families, shape.sampling)
-    kept = best(ranks, shape.total_token - 1)
-    kept_keys = keys[kept]
-    tokens = torch.cat([family.tokens.reshape(-1) for family in families])[kept]
-    columns = torch.cat([family.columns.reshape(-1) for family in families])[kept]
-    # Of a candidate that does not exist the key is -inf; of NaN it is not what it is.
-    wanted = kept_keys > -torch.inf
-    if shape.least is not None and not retrieving:
-        wanted[shape.fewest - 1 :] &= (kept_keys >= math.log(shape.least))[shape.fewest - 1 :]
-        wanted |= ranks[kept] > 0
-    state = wanted.long() - (kept_keys != kept_keys).long()
-    facts = torch.cat([state, kept, tokens, columns, *frontiers])
-    return Candidates(families, frontiers, ranks[kept], kept_keys, facts)
+def gathered(families: list[Family], frontiers: list[Tensor]) -> Candidates:
+    """The candidates of all levels, to be fetched at once; see ``Candidates``."""
+    facts = [family.keys for family in families]
+    facts += [family.tokens for family in families]
+    facts += [family.columns for family in families]
+    return Candidates(families, frontiers, torch.cat([each.reshape(-1) for each in facts + frontiers]))
 
 
 def select(
     root: int, found: Candidates, support: Tensor, shape: TreeShape, retrieval: Retrieval | None = None
 ) -> DraftTree:
-    """The tree of the candidates that are decided on first.
+    """The tree of the candidates that are decided on first. One transfer to the host.
+
+    No key is above the parent's, and ties go to the elder, so parents come before their children, and what stays is
+    decided by nodes before it.
 
     Args:
         root: last committed token.
@@ -101,49 +80,52 @@ def select(
     Raises:
         InputError: keys with NaN.
     """
-    keys, count = found.keys, len(found.keys)
-    facts = found.facts.tolist()
-    states, *candidates = (facts[i * count : (i + 1) * count] for i in range(4))
-    if -1 in states:
+    count = sum(family.tokens.numel() for family in found.families)
+    sizes = [count, count, count, *(len(frontier) for frontier in found.frontiers)]
+    keys, tokens, columns, *frontiers = _split(found.facts.tolist(), sizes)
+    # No key is +inf, so only NaN makes a sum NaN.
+    if math.isnan(sum(keys)):
         raise InputError("the drafter's logits contain NaN; check its weights, or load the pair in a wider dtype")
-    # Those that do not exist, or are not worth it, come last.
-    existing = sum(states)
-    tree = _Nodes(root, found.families, _split(facts[4 * count :], [len(frontier) for frontier in found.frontiers]))
-    if retrieval is None:
-        for candidate in list(zip(*candidates, strict=True))[:existing]:
-            tree.add(*candidate)
-        return tree.finished(functional.pad(keys[:existing], (1, 0)), support)
-    numbers = torch.stack([found.ranks, keys]).tolist()
-    all_keys = _with_tail(tree, list(zip(*candidates, *numbers, strict=True))[:existing], shape, retrieval)
-    return tree.finished(sent(torch.tensor(all_keys, dtype=keys.dtype), keys.device), support)
+    tree = _Nodes(root, found.families, frontiers)
+    tail = None if retrieval is None else Tail(retrieval)
+    tree_keys = [0.0]
 
-
-def _with_tail(
-    tree: _Nodes, candidates: list[tuple[int, int, int, float, float]], shape: TreeShape, retrieval: Retrieval
-) -> list[float]:
-    """Put a tree together of candidates, with their ranks and keys, and what is looked up behind those of them that
-    were not expanded; returns the keys of the nodes."""
-    tail = Tail(retrieval)
-    keys = [0.0]
-
-    def fill(rank: float) -> None:
-        """Nodes that are decided on before anything of this rank."""
-        while not shape.enough(len(tree), tail.largest) and tail.largest > rank:
-            parent, token, key = tail.take()
+    def fill(key: float) -> None:
+        """Nodes that were looked up and are decided on before anything of this key."""
+        while tail is not None and tail.largest > key and not shape.enough(len(tree), tail.largest):
+            parent, token, own = tail.take()
             tree.append(parent, token)
-            keys.append(key)
-            tail.look(len(tree) - 1, tree.paths[-1], key)
+            tree_keys.append(own)
+            tail.look(len(tree) - 1, tree.paths[-1], own)
 
-    for candidate, token, column, rank, key in candidates:
-        fill(rank)
-        if shape.enough(len(tree), key if rank <= 0 else 0.0):
-            return keys
-        tree.add(candidate, token, column)
-        keys.append(key)
-        if not tree.was_expanded(candidate):
+    for candidate, early in _order(keys, tree.level_of, shape.sampling):
+        key = keys[candidate]
+        fill(0.0 if early else key)
+        # Those that do not exist come last.
+        if key == -math.inf or shape.enough(len(tree), 0.0 if early else key):
+            break
+        tree.add(candidate, int(tokens[candidate]), int(columns[candidate]))
+        tree_keys.append(key)
+        if tail is not None and not tree.was_expanded(candidate):
             tail.look(len(tree) - 1, tree.paths[-1], key)
     fill(-math.inf)
-    return keys
+    return tree.finished(torch.tensor(tree_keys, dtype=found.facts.dtype), support)
+
+
+def _order(
+    keys: Sequence[float], level_of: Callable[[int], int], sampling: Sampling | None
+) -> Iterator[tuple[int, bool]]:
+    """Candidates in the order in which they are decided on, and whether they are early ones: those come first, level by
+    level; then the largest keys, ties going to the elder."""
+    by_key = sorted(range(len(keys)), key=keys.__getitem__, reverse=True)
+    first: list[int] = []
+    if sampling is not None and sampling.early is not None:
+        least = math.log(max(sampling.early, sys.float_info.min))
+        likely = itertools.takewhile(lambda candidate: keys[candidate] >= least, by_key)
+        first = sorted(likely, key=level_of)[: sampling.early_nodes]
+    early = frozenset(first)
+    yield from ((candidate, True) for candidate in first)
+    yield from ((candidate, False) for candidate in by_key if candidate not in early)
 
 
 class _Nodes:
@@ -155,12 +137,12 @@ class _Nodes:
         frontiers: for each level below the root that was expanded, which of its candidates were, in order.
     """
 
-    def __init__(self, root: int, families: list[Family], frontiers: list[list[int]]) -> None:
+    def __init__(self, root: int, families: list[Family], frontiers: list[list[float]]) -> None:
         self._families = families
         # Candidates are counted through all levels.
         self._starts = list(itertools.accumulate((family.tokens.numel() for family in families), initial=0))
         self._expanded = [
-            [start + place for place in places]
+            [start + int(place) for place in places]
             for start, places in zip(self._starts[: len(frontiers)], frontiers, strict=True)
         ]
         self._node_of: dict[int, int] = {}
@@ -171,9 +153,13 @@ class _Nodes:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    def level_of(self, candidate: int) -> int:
+        """How many levels lie between a candidate and the root."""
+        return bisect.bisect_right(self._starts, candidate) - 1
+
     def add(self, candidate: int, token: int, column: int) -> None:
         """A candidate."""
-        depth = bisect.bisect_right(self._starts, candidate)
+        depth = self.level_of(candidate) + 1
         family = self._families[depth - 1]
         row, place = divmod(candidate - self._starts[depth - 1], family.tokens.shape[1])
         parent = 0 if depth == 1 else self._node_of[self._expanded[depth - 2][row]]
@@ -193,46 +179,21 @@ class _Nodes:
 
     def was_expanded(self, candidate: int) -> bool:
         """Whether the model was run on it."""
-        level = bisect.bisect_right(self._starts, candidate) - 1
+        level = self.level_of(candidate)
         return level < len(self._expanded) and candidate in self._expanded[level]
 
     def finished(self, keys: Tensor, support: Tensor) -> DraftTree:
         """The tree, given the keys of its nodes."""
-        laws = None
-        if self._drawn:
-            columns = torch.tensor(self._columns)
-            laws = Laws(_law_rows(self._drawn), torch.tensor(self._row_of), columns, support)
-        return DraftTree(
-            torch.tensor(self._tokens),
-            torch.tensor(self._parents),
-            torch.tensor([len(path) for path in self.paths]),
-            keys,
-            laws,
-        )
+        depths = [len(path) for path in self.paths]
+        of_nodes = torch.tensor([self._tokens, self._parents, depths, self._row_of, self._columns])
+        tokens, parents, depths_, row_of, columns = of_nodes.unbind()
+        laws = Laws(_law_rows(self._drawn), row_of, columns, support) if self._drawn else None
+        return DraftTree(tokens, parents, depths_, keys, laws)
 
 
-def best(keys: Tensor, count: int) -> Tensor:
-    """Ids of the ``count`` largest keys, best first, ties to the smaller id (``topk`` promises no order for ties)."""
-    return torch.argsort(keys, descending=True, stable=True)[:count]
-
-
-def _split(values: list[int], sizes: list[int]) -> list[list[int]]:
+def _split(values: list[float], sizes: list[int]) -> list[list[float]]:
     ends = list(itertools.accumulate(sizes, initial=0))
     return [values[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def _ranks(keys: Tensor, families: list[Family], sampling: Sampling | None) -> Tensor:
-    """What candidates are decided on by, the largest first: their keys, which are 0 at most, and above them the places
-    of early ones."""
-    if sampling is None or sampling.early is None:
-        return keys
-    least = math.log(max(sampling.early, sys.float_info.min))
-    # Early keys of a level lie above all of the next, those of 0 to ``least`` side by side.
-    order = torch.cat([family.keys.reshape(-1) - level * (1.0 - least) for level, family in enumerate(families)])
-    order.masked_fill_(keys < least, -torch.inf)
-    first = best(order, sampling.early_nodes)
-    places = torch.arange(len(first), 0, -1, device=keys.device, dtype=keys.dtype)
-    return keys.index_copy(0, first, torch.where(order[first] > -torch.inf, places, keys[first]))
 
 
 @dataclass(frozen=True)

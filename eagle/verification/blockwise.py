@@ -29,7 +29,7 @@ def chain_plan(tree: DraftTree, target_probs: Tensor, name: str, cap: float) -> 
     Raises:
         InputError: the tree branches.
     """
-    if any(len(children) > 1 for children in tree.children()):
+    if any(len(children) > 1 for children in tree.children):
         raise InputError(
             f"the rule {name} verifies a single chain, and this tree branches; use tree='chain' or the rule hsd"
         )

@@ -87,7 +87,7 @@ def drawn_tree(sketches: tuple[Sketch, ...], draft: Table, support: Sequence[int
             weights = law if sketch.kind == "iid" else pool
             if weights.sum() == 0:
                 continue
-            column = int(weights.argmax()) if sketch.kind == "top" else int(choose(weights[None])[0][0])
+            column = int(weights.argmax()) if sketch.kind == "top" else int(choose(weights[None])[0])
             if sketch.kind == "top":
                 row_of.append(ONE_HOT)
             else:

@@ -89,7 +89,7 @@ def every_draw(make: Callable[[Choose], DraftTree]) -> list[tuple[float, DraftTr
                 chosen.append(script[place] if place < len(script) else possible[0])
                 columns.append(chosen[-1])
                 probability *= row[chosen[-1]] / math.fsum(row)
-            return torch.tensor(columns), weights.sum(-1, keepdim=True)
+            return torch.tensor(columns)[:, None], weights.sum(-1, keepdim=True)
 
         tree = make(choose)
         laws = tree.laws

@@ -79,7 +79,7 @@ class Families:
     def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
         self.target_probs, self._device = target_probs, target_probs.device
         self._tokens = tree.tokens.tolist()
-        children = {parent: each for parent, each in enumerate(tree.children()) if each}
+        children = {parent: each for parent, each in enumerate(tree.children) if each}
         row_of = [ONE_HOT] * len(tree) if tree.laws is None else tree.laws.row_of.tolist()
         laws = {parent: [row_of[child] for child in each] for parent, each in children.items()}
         size = target_probs.shape[1]

@@ -52,7 +52,7 @@ class Plan(ABC):
 
     def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
         self.tree, self.target_probs = tree, target_probs
-        self.children = tree.children()
+        self.children = tree.children
 
     @abstractmethod
     def walk(self, toss: Toss) -> int:

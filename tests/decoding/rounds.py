@@ -136,7 +136,7 @@ class Dice:
     def choose(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Choose``."""
         columns = [self.one_of(row) if sum(row) > 0 else 0 for row in weights.tolist()]
-        return torch.tensor(columns), weights.sum(-1, keepdim=True)
+        return torch.tensor(columns)[:, None], weights.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_drafts_of_every_source_are_accepted(model: EaModel, drafter: str, tempe
                 written = decoding.tokens[seen:]
                 node = 0
                 for token in written:
-                    children = [child for child in tree.children()[node] if int(tree.tokens[child]) == token]
+                    children = [child for child in tree.children[node] if int(tree.tokens[child]) == token]
                     if not children:
                         break
                     node = children[0]

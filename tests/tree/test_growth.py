@@ -73,7 +73,7 @@ def test_growth_is_the_dynamic_tree(shape: TreeShape, seed: int) -> None:
     assert {tuple(token - 10 for token in path) for path in paths[1:]} == reference(Table(seed), shape, levels)
     assert [len(path) for path in paths] == tree.depths.tolist()
     assert all(parent < node for node, parent in enumerate(tree.parents.tolist()) if node)
-    for children in tree.children():
+    for children in tree.children:
         keys = tree.keys[children].tolist()
         assert keys == sorted(keys, reverse=True)
     seen = tree.ancestors()
@@ -111,7 +111,7 @@ def grown_hybrid(seed: int, shape: TreeShape) -> DraftTree:
 
     def choose(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mass = weights.sum(-1, keepdim=True)
-        return torch.multinomial(weights + (mass == 0), 1, generator=source)[:, 0], mass
+        return torch.multinomial(weights + (mass == 0), 1, generator=source), mass
 
     chance = Chance(lambda logits: (logits / 0.8).softmax(-1), lambda _: choose)
     return grow(99, table.logits(()), table.expand, SAME + 10, shape, shape.levels(room=100), chance)
@@ -127,7 +127,7 @@ def test_hybrid_trees_keep_their_order_and_their_laws(samples: int, seed: int) -
     assert keys == sorted(keys, reverse=True)
     drawn, below = tree.laws.row_of != ONE_HOT, tree.ancestors().T
     kinds = set()
-    for node, children in enumerate(tree.children()):
+    for node, children in enumerate(tree.children):
         # No child above its parent, siblings in the order in which something was first drawn in their subtrees.
         assert all(keys[child] <= keys[node] + 1e-6 for child in children)
         first = [min((below[child] & drawn).nonzero().flatten().tolist(), default=len(tree)) for child in children]

@@ -21,7 +21,7 @@ def law_of(tree: DraftTree, node: int, vocabulary: int) -> Tensor:
 def outcomes(tree: DraftTree, probs: Tensor, joint: bool) -> list[tuple[int, float, Tensor]]:
     """(node where the path ends, probability, law of the next token) of every way a round can go."""
     found: list[tuple[int, float, Tensor]] = []
-    children = tree.children()
+    children = tree.children
     tokens = tree.tokens.tolist()
 
     def verify(node: int, r: float, chance: float) -> float:

@@ -203,25 +203,26 @@ def trees_of(case: Case) -> list[tuple[list[int], list[int]]]:
 
 def test_deciding_early_on_what_was_drawn_below_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each level's nodes early only if the level below them has a confident one."""
-    ranks = selection._ranks
+    order = selection._order
 
-    def hindsight(keys, families, sampling):
-        late = replace(sampling, early=None) if sampling.early is not None else sampling
-        return ranks(keys, families, sampling if float(families[-1].keys.max()) > math.log(sampling.early) else late)
+    def hindsight(keys, level_of, sampling):
+        last = level_of(len(keys) - 1)
+        confident = max(key for place, key in enumerate(keys) if level_of(place) == last) > math.log(sampling.early)
+        return order(keys, level_of, sampling if confident else replace(sampling, early=None))
 
-    monkeypatch.setattr(selection, "_ranks", hindsight)
+    monkeypatch.setattr(selection, "_order", hindsight)
     assert max(worst_pruned(range(60), early=True).values()) > 0.003
 
 
 def test_testing_every_sample_first_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was drawn below their elder siblings before; token-wise verification does not notice."""
-    ordered = DraftTree.children
+    ordered = DraftTree.children.func
 
     def samples_first(tree):
         drawn = [False] * len(tree) if tree.laws is None else (tree.laws.row_of != ONE_HOT).tolist()
         return [sorted(children, key=lambda child: not drawn[child]) for children in ordered(tree)]
 
-    monkeypatch.setattr(DraftTree, "children", samples_first)
+    monkeypatch.setattr(DraftTree, "children", property(samples_first))
     worst = worst_pruned(range(40))
     assert worst["hsd"] > 0.01
     assert worst["tokenwise"] < 1e-9
@@ -246,7 +247,7 @@ def test_an_order_that_depends_on_what_came_later_is_caught(monkeypatch: pytest.
         ]
         return [sorted(family, key=lambda child: not bool((below[child] & drawn).any())) for family in children]
 
-    monkeypatch.setattr(DraftTree, "children", quiet_picks_last)
+    monkeypatch.setattr(DraftTree, "children", property(quiet_picks_last))
     assert all(result.distance > 0.05 for result in enumeration.exact(case, ON_TREES).values())
 
 
@@ -334,7 +335,7 @@ def test_one_step_with_the_sample_first_is_optimal() -> None:
         def make(choose, draft=draft, picked=picked, elsewhere=elsewhere):
             from eagle.tree.draft_tree import DraftTree, Laws
 
-            column = int(choose(elsewhere[None])[0][0])
+            column = int(choose(elsewhere[None])[0])
             return DraftTree(
                 torch.tensor([0, column, picked]),
                 torch.zeros(3, dtype=torch.int64),

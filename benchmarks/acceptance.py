@@ -14,7 +14,7 @@ import argparse
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -70,7 +70,7 @@ class ByKey(DraftTree):
 
 def by_key(tree: DraftTree, target_probs: Tensor) -> Plan:
     """The plan of ``hsd`` for siblings in the order of their keys."""
-    return RULES["hsd"].plan(ByKey(**vars(tree)), target_probs)
+    return RULES["hsd"].plan(ByKey(**{each.name: getattr(tree, each.name) for each in fields(tree)}), target_probs)
 
 
 def measure(

@@ -5,7 +5,7 @@ Launching a small kernel from Python takes longer than running it, and a round h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -30,9 +30,9 @@ class CompiledForms:
     """A function of tensors, compiled for each form in which it is called, and from then on called without looking at
     what it is called with: looking, layer after layer, takes longer than some of the kernels.
 
-    So whatever the compiler concludes from the first call of a form holds for all: what tensors are read where in the
-    other arguments, that a size is not 1, and, in ``any_sizes``, nothing else. Generated code still refuses tensors of
-    other sizes than it was made for.
+    So whatever the compiler concludes from the first call of a form holds for all: dtypes, devices and ranks, where in
+    the other arguments tensors are, which of them are one and the same, what is no tensor, sizes and strides that do
+    not vary, and that those which do are not 1. Generated code refuses other sizes and strides, and nothing else.
 
     Args:
         function: it.
@@ -40,10 +40,11 @@ class CompiledForms:
     """
 
     def __init__(self, function: Callable[..., Any], any_sizes: bool = False) -> None:
-        # What is called has to be the same each time; then there is nothing to guard.
         options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
         dynamic = True if any_sizes else None
-        self._function: Any = torch.compile(function, fullgraph=True, dynamic=dynamic, options=options)
+        self._function: Any = torch.compile(
+            function, fullgraph=True, dynamic=dynamic, backend=_inductor, options=options
+        )
         self._any_sizes = any_sizes
         self._forms: dict[Hashable, Callable[..., Any]] = {}
 
@@ -67,6 +68,14 @@ class CompiledForms:
         found.disable_guard_check()
         run: Callable[..., Any] = found
         return run
+
+
+def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    """Torch's compiler, which finds on disk what it has compiled before: the name that each graph is given anew would
+    be part of what it looks for."""
+    graph._backend_id = None  # type: ignore[assignment]
+    compiled: Callable[..., Any] = torch._inductor.compile(graph, list(inputs))
+    return compiled
 
 
 def mark_varying(found: object, sizes: tuple[int, ...]) -> None:

@@ -87,12 +87,16 @@ class CompiledLayers:
 
 def _structure(layer: nn.Module) -> str:
     """What distinguishes layers of a model, but for their weights and their place."""
-    return repr([(name, type(module), _settings(module)) for name, module in layer.named_modules()])
+    return repr([(name, type(module), _settings(module), _shapes(module)) for name, module in layer.named_modules()])
 
 
 def _settings(module: nn.Module) -> dict[str, object]:
     kinds = bool | int | float | str | None
     return {key: value for key, value in vars(module).items() if key != "layer_idx" and isinstance(value, kinds)}
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters(recurse=False)}
 
 
 def decoder_layers(model: PreTrainedModel, count: int) -> list[nn.Module]:

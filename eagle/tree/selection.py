@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from eagle.devices import sent
 from eagle.errors import InputError
 from eagle.tree.draft_tree import ONE_HOT, DraftTree, Laws
 from eagle.tree.retrieval import NO_COLUMN, Retrieval, Tail
-from eagle.tree.shape import Sampling, TreeShape
+from eagle.tree.shape import Sampling, TreeShape, reaches
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def _order(
     by_key = sorted(range(len(keys)), key=keys.__getitem__, reverse=True)
     first: list[int] = []
     if sampling is not None and sampling.early is not None:
-        least = math.log(max(sampling.early, sys.float_info.min))
-        likely = itertools.takewhile(lambda candidate: keys[candidate] >= least, by_key)
+        bound = sampling.early
+        likely = itertools.takewhile(lambda candidate: reaches(keys[candidate], bound), by_key)
         first = sorted(likely, key=level_of)[: sampling.early_nodes]
     early = frozenset(first)
     yield from ((candidate, True) for candidate in first)
@@ -184,11 +183,11 @@ class _Nodes:
 
     def finished(self, keys: Tensor, support: Tensor) -> DraftTree:
         """The tree, given the keys of its nodes."""
-        depths = [len(path) for path in self.paths]
-        of_nodes = torch.tensor([self._tokens, self._parents, depths, self._row_of, self._columns])
-        tokens, parents, depths_, row_of, columns = of_nodes.unbind()
+        levels = [len(path) for path in self.paths]
+        of_nodes = torch.tensor([self._tokens, self._parents, levels, self._row_of, self._columns])
+        tokens, parents, depths, row_of, columns = of_nodes.unbind()
         laws = Laws(_law_rows(self._drawn), row_of, columns, support) if self._drawn else None
-        return DraftTree(tokens, parents, depths_, keys, laws)
+        return DraftTree(tokens, parents, depths, keys, laws)
 
 
 def _split(values: list[float], sizes: list[int]) -> list[list[float]]:

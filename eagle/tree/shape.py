@@ -14,6 +14,8 @@ Found = TypeVar("Found")
 AUTO_TOTAL_TOKEN = -1
 
 MOST_SAMPLES = 3
+# What float32 may round a key by.
+KEY_ROUNDING = 1e-6
 
 DETERMINISTIC, HYBRID, CHAIN, PATHS = TREES = ("deterministic", "hybrid", "chain", "paths")
 
@@ -157,7 +159,7 @@ class TreeShape:
 
     def enough(self, nodes: int, key: float) -> bool:
         """Whether a tree of so many nodes is done, the next one having this key, a logarithm."""
-        worth_it = self.least is None or nodes < self.fewest or key >= math.log(self.least)
+        worth_it = self.least is None or nodes < self.fewest or reaches(key, self.least)
         return nodes >= self.total_token or not worth_it
 
     @property
@@ -168,6 +170,11 @@ class TreeShape:
 
 CHAIN_SAMPLING = Sampling(threshold=None, rho=1.0, samples=1)
 """Every child is drawn, one of each node."""
+
+
+def reaches(key: float, probability: float) -> bool:
+    """Whether a key, a logarithm in float32, is that of a probability at least; -inf is of none."""
+    return key > -math.inf and (probability <= 0.0 or key >= math.log(probability) - KEY_ROUNDING)
 
 
 def nearest(found: Mapping[float, Found], temperature: float) -> Found:

@@ -174,12 +174,12 @@ class Families:
             reached: the g of each of its drawn children; not used for a node without children.
 
         Returns:
-            (V,) weights of positive sum. Where nothing is left, the rejections were rounding (an event of probability
-            about 1e-7), and the target law itself is what remains to draw from.
+            (V,) weights of positive sum, to be read only. Where nothing is left, the rejections were rounding (an event of
+            probability about 1e-7), and the target law itself is what remains to draw from.
         """
         probs, family = self.target_probs[node], self.of.get(node)
         if family is None:
-            return r * probs if r > 0.0 else probs
+            return probs
         weights = r * probs
         for law, g in zip(family.drawn_from, reached, strict=True):
             weights.index_add_(0, self._support, self._rows[law].to(probs.dtype), alpha=-g)

@@ -14,12 +14,14 @@ from eagle.drafters.eagle3.compiled import CompiledHead
 from eagle.drafters.sorted.compiled import CompiledBlocks
 from eagle.drafters.sorted.exits import SortedDraft
 from eagle.errors import InputError
+from eagle.launches import CompiledForms
 from eagle.model.ea_model import EaModel
 from eagle.target import compiling
+from eagle.target.compiled import CompiledLayers
 from eagle.tree.shape import TreeShape
 from eagle.verification import RULES
 from tests.decoding.rounds import round_distances
-from tests.tiny import compiles, load_pair, make_pair, make_sorted_draft
+from tests.tiny import compiles, load_pair, make_base, make_pair, make_sorted_draft
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -90,6 +92,44 @@ def test_nothing_is_compiled_again(compiled: EaModel) -> None:
         compiled.eagenerate(prompt, max_new_tokens=new, tree=TreeShape(nodes, 2, 3), drafter="sorted")
         compiled.eagenerate(prompt, max_new_tokens=new, temperature=1.0, hsd=True, drafter="sorted")
     assert graphs() == before
+
+
+class Scaled(torch.nn.Module):
+    """Multiplies by a number that it holds."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * x + 1.0
+
+
+@needs_a_compiler
+def test_what_was_compiled_is_found_on_disk() -> None:
+    """What it is looked up by holds no name that is given anew."""
+    hits = []
+    for _ in range(3):
+        CompiledForms(Scaled.forward)(None, Scaled(0.75), torch.arange(8.0))
+        hits.append(counters["aot_autograd"]["autograd_cache_hit"])
+    assert hits[2] == hits[1] + 1 == hits[0] + 2
+
+
+@needs_a_compiler
+def test_models_that_differ_in_a_number_are_compiled_each_by_itself() -> None:
+    x = torch.arange(8.0)
+    for scale in (0.5, 0.25, 2.0):
+        assert torch.equal(CompiledForms(Scaled.forward)(None, Scaled(scale), x), scale * x + 1.0)
+
+
+def test_layers_with_and_without_biases_are_not_of_one_structure(tmp_path: Path) -> None:
+    layers = [
+        AutoModelForCausalLM.from_pretrained(make_base("llama", tmp_path / str(bias), attention_bias=bias)).model.layers
+        for bias in (False, True)
+    ]
+    for alike in layers:
+        assert len(set(CompiledLayers(alike)._functions)) == 1
+    assert len(set(CompiledLayers([layers[0][0], layers[1][0]])._functions)) == 2
 
 
 def test_auto_compiles_on_a_cpu_when_there_is_enough_to_do(

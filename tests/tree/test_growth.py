@@ -92,6 +92,16 @@ def test_ties_never_orphan_a_node() -> None:
     assert paths_of(tree)[:5] == [(), (2,), (2, 2), (2, 2, 2), (2, 2, 2, 2)]
 
 
+@pytest.mark.parametrize("bound", [0.25, 0.125, 0.1])
+def test_a_key_of_exactly_the_bound_reaches_it(bound: float) -> None:
+    """However float32 rounds its logarithm."""
+    logits = torch.tensor([1.0 - bound, bound]).log()
+    never = Table(0).expand
+    assert len(grow(0, logits, never, torch.arange(2), TreeShape(10, 0, 2, least=bound, fewest=2), 1)) == 3
+    early = Sampling(threshold=0.01, rho=0.5, samples=0, early=bound, early_nodes=2)
+    assert len(grow(0, logits, never, torch.arange(2), TreeShape(10, 0, 2, early, least=0.9, fewest=2), 1)) == 3
+
+
 def test_best_is_the_smaller_tree() -> None:
     large = grow(0, Table(3).logits(()), Table(3).expand, SAME, TreeShape(25, 3, 4), 4)
     assert len(large) == 25

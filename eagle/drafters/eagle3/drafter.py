@@ -241,8 +241,8 @@ class HeadDrafting(Drafting):
             self.head.remember(tokens[piece], hidden, self.cache.view(places.stop, places))
 
     def _there(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        device = self.head.norm.weight.device
-        return features.to(device), sent(tokens, device)
+        like = self.head.norm.weight
+        return features.to(like), sent(tokens, like.device)
 
 
 def _needed(scores: Scores) -> Tensor:

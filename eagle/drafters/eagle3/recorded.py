@@ -257,7 +257,8 @@ class _Level:
         end: Tensor,
     ) -> None:
         self._head, self._step, self._tables = head, step, tables
-        self._hidden, self._seen, self._end, self._position = hidden, seen, end, end
+        # Not one tensor: what is compiled for the first level would take them for one in all.
+        self._hidden, self._seen, self._end, self._position = hidden, seen, end, end.clone()
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """See ``growth.Expand``."""

@@ -174,8 +174,8 @@ class Families:
             reached: the g of each of its drawn children; not used for a node without children.
 
         Returns:
-            (V,) weights of positive sum, to be read only. Where nothing is left, the rejections were rounding (an event of
-            probability about 1e-7), and the target law itself is what remains to draw from.
+            (V,) weights of positive sum, not to be written to. Where nothing is left, the rejections were rounding (an
+            event of probability about 1e-7), and the target law itself is what remains to draw from.
         """
         probs, family = self.target_probs[node], self.of.get(node)
         if family is None:

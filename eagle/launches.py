@@ -22,6 +22,8 @@ COMPILING = {
     "record_runtime_overhead": False,
     "replay_side_effects": False,
 }
+# On a CPU starting a second thread takes longer than going over so few numbers, as most kernels of a layer do.
+GENERATING = {"cpp.min_chunk_size": 8192}
 # Runs before the recording, in which libraries make what they need and kernels are chosen.
 WARM_UPS = 2
 
@@ -74,7 +76,7 @@ def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..
     """Torch's compiler, which finds on disk what it has compiled before: the name that each graph is given anew would
     be part of what it looks for."""
     graph._backend_id = None  # type: ignore[assignment]
-    compiled: Callable[..., Any] = torch._inductor.compile(graph, list(inputs))
+    compiled: Callable[..., Any] = torch._inductor.compile(graph, list(inputs), options=GENERATING)
     return compiled
 
 

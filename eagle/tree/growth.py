@@ -214,8 +214,8 @@ def sampled(
     pool = pool.scatter_reduce_(1, picked, missing.to(pool.dtype), "prod")
     columns, mass = choose(pool)
     # Fixed by what is left beside the picks, whatever is drawn of it.
-    shares = torch.mul(mass, parts, out=parent_keys.new_empty(len(pool), len(parts)))
-    keys = shares.log_().add_(parent_keys[:, None])
+    keys = torch.mul(mass, parts, out=parent_keys.new_empty(len(pool), len(parts)))
+    keys.log_().add_(parent_keys[:, None])
     weights, drawn = pool, [columns]
     for j in range(1, len(parts)):
         weights = weights.scatter(1, drawn[-1], 0.0)

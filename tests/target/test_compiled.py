@@ -94,15 +94,15 @@ def test_nothing_is_compiled_again(compiled: EaModel) -> None:
     assert graphs() == before
 
 
-class Scaled(torch.nn.Module):
-    """Multiplies by a number that it holds."""
+class Norm(torch.nn.Module):
+    """Normalises with a number that it holds."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, eps: float) -> None:
         super().__init__()
-        self.scale = scale
+        self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scale * x + 1.0
+        return torch.nn.functional.rms_norm(x, (8,), None, self.eps)
 
 
 @needs_a_compiler
@@ -110,7 +110,7 @@ def test_what_was_compiled_is_found_on_disk() -> None:
     """What it is looked up by holds no name that is given anew."""
     hits = []
     for _ in range(3):
-        CompiledForms(Scaled.forward)(None, Scaled(0.75), torch.arange(8.0))
+        CompiledForms(Norm.forward)(None, Norm(0.75), torch.arange(8.0))
         hits.append(counters["aot_autograd"]["autograd_cache_hit"])
     assert hits[2] == hits[1] + 1 == hits[0] + 2
 
@@ -118,8 +118,9 @@ def test_what_was_compiled_is_found_on_disk() -> None:
 @needs_a_compiler
 def test_models_that_differ_in_a_number_are_compiled_each_by_itself() -> None:
     x = torch.arange(8.0)
-    for scale in (0.5, 0.25, 2.0):
-        assert torch.equal(CompiledForms(Scaled.forward)(None, Scaled(scale), x), scale * x + 1.0)
+    for eps in (0.5, 0.25, 2.0):
+        norm = Norm(eps)
+        torch.testing.assert_close(CompiledForms(Norm.forward)(None, norm, x), norm(x))
 
 
 def test_layers_with_and_without_biases_are_not_of_one_structure(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Accepted draft tokens a round, trees and rules side by side: ``python -m benchmarks.acceptance``.
 
-In contexts of all MT-Bench questions (first turns, texts of the target itself) every kind of tree is drafted with the
-same head and the same number of nodes, and each rule's accepted length is computed exactly for the tree at hand, so
-only the trees' own draws are random. Differences are paired by context; the 95 % intervals resample prompts.
+Where rounds begin in answers to all MT-Bench questions (first turns) every kind of tree is drafted with the same head
+and the same number of nodes, and each rule's accepted length is computed exactly for the tree at hand, so only the
+trees' own draws are random. Differences are paired by context; the 95 % intervals resample prompts.
 
 With ``--early`` hybrid trees are there twice, with and without early decisions; and joint verification also with
 siblings in the order of their keys, which is lossless too.
@@ -93,7 +93,7 @@ def measure(
         draws: trees of each kind that samples, in each context.
         warper: of the texts and the laws.
         contexts: of each prompt, at most.
-        every: tokens from one context to the next.
+        every: rounds from one context to the next.
     """
     usual = tuple(RULES[name] for name in RULE_NAMES)
     rules = {
@@ -186,7 +186,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
         default=[3],
         help="trees of each kind that samples, in each context: one number, or one for each temperature",
     )
-    parse.add_argument("--every", type=int, default=8, help="tokens from one context to the next")
+    parse.add_argument("--every", type=int, default=4, help="rounds from one context to the next")
     add_template_argument(parse)
     args = parse.parse_args(argv)
     arguments = template_arguments(args.chat_template_kwargs)

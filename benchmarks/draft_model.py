@@ -41,7 +41,8 @@ from eagle.tuning.acceptance import Candidate, expected_lengths
 from eagle.verification import RULES
 
 RESAMPLES = 2000
-EVERY = 8
+# Rounds from one context to the next.
+EVERY = 4
 
 Pairs = list[tuple[float, float]]
 """For each prompt a sum and what it is to be divided by."""

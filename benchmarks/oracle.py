@@ -1,8 +1,8 @@
 """Look-up in the head's trees beside an oracle that knows which to draft with: ``python -m benchmarks.oracle``.
 
-In contexts of the target's own answers to benchmark questions, with the same bound of nodes for all: the expected
-accepted length of the head's trees, of look-up's, of the better of these two in each context, which an oracle would
-take, and of both in one tree. Expectations are exact given a tree; texts are forgotten from question to question. The
+Where rounds begin in answers to benchmark questions, with the same bound of nodes for all: the expected accepted length
+of the head's trees, of look-up's, of the better of these two in each context, which an oracle would take, and of both
+in one tree. Expectations are exact given a tree; texts are forgotten from question to question. The
 intervals (95 %) resample questions.
 """
 
@@ -120,7 +120,7 @@ def benchmark(argv: Sequence[str] | None) -> None:
     parse.add_argument("--temperature", type=float, default=0.0)
     parse.add_argument("--nodes", type=int, default=16, help="of every tree, its root included")
     parse.add_argument("--contexts", type=int, default=16, help="of a question")
-    parse.add_argument("--every", type=int, default=6, help="tokens from one context to the next")
+    parse.add_argument("--every", type=int, default=3, help="rounds from one context to the next")
     parse.add_argument("--draws", type=int, default=4, help="trees in each context, where there are samples")
     args = parse.parse_args(argv)
     if min(args.nodes - 1, args.contexts, args.every, args.draws) < 1:

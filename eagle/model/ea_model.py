@@ -89,6 +89,7 @@ class EaModel:
         quantize: str | None = None,
         lookup: LookupSettings = DEFAULT_LOOKUP,
         least: float | None = None,
+        least_expanded: float | None = None,
         drafter: str | None = None,
         **hf_kwargs: Any,
     ) -> EaModel:
@@ -120,6 +121,7 @@ class EaModel:
                 ``recycling`` have up to 16 nodes on 12 levels, whatever the bounds above; those of ``eagle3+lookup``
                 and ``eagle3+suffix`` are the head's, with up to 16 nodes.
             least: key of a node that is worth scoring, about its probability; None: all are, and with look-up 0.1.
+            least_expanded: key of a node that is worth running the head or the draft model on; None: all are.
             drafter: drafts where none is named, see ``eagenerate``; None is the head, if there is one, else the draft
                 model.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
@@ -135,7 +137,7 @@ class EaModel:
             raise InputError("use_eagle3=False (an EAGLE-1/2 head) is not supported; use an EAGLE-3 head")
         if drafter not in (None, *DRAFTERS):
             raise InputError(f"drafter must be None or one of {', '.join(DRAFTERS)}, not {drafter!r}")
-        bounds = Bounds(total_token, depth, top_k, sampling, paths, least)
+        bounds = Bounds(total_token, depth, top_k, sampling, paths, least, least_expanded)
         # A number out of its range is said before anything is loaded.
         _ = bounds.of_a_head
         if quantize not in (None, *QUANTIZE):

@@ -57,6 +57,7 @@ class ModelChoice:
         depth: of the tree.
         top_k: of the tree.
         least: of the tree: the key of a node that is worth scoring.
+        least_expanded: of the tree: the key of a node that is worth expanding.
         paths: of a tree of several chains.
         kind: of the tree, one of ``TREES``.
         drafter: of the tree, one of ``DRAFTERS``; None: the head, if there is one.
@@ -80,6 +81,7 @@ class ModelChoice:
     depth: int | None = None
     top_k: int | None = None
     least: float | None = None
+    least_expanded: float | None = None
     paths: int | None = None
     kind: str = DETERMINISTIC
     drafter: str | None = None
@@ -102,6 +104,8 @@ class ModelChoice:
             raise InputError(
                 f"--total-token -1 cannot be measured for {self.drafted_by}: what it finds depends on the text"
             )
+        if self.drafted_by in PICKING and self.least_expanded is not None:
+            raise InputError(f"--least-expanded is for what a model drafts; {self.drafted_by} runs none")
         if self.drafted_by in PICKING:
             rows = self.lookup.rows if self.drafted_by == LOOKUP else 0
             return lookup_shape(self.drafted_by, self.total_token, self.depth, self.top_k, self.least, rows)
@@ -111,13 +115,13 @@ class ModelChoice:
         if self.drafted_by == DRAFT_MODEL:
             sampling = replace(DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
             shape = draft_model_shape(total_token, self.depth, self.top_k, sampling, self.paths)
-            return replace(shape, least=self.least)
+            return replace(shape, least=self.least, least_expanded=self.least_expanded)
         default = SORTED_SHAPE if self.drafted_by == SORTED else DEFAULT_TREE
         stored = self.stored_trees(form).at(self.temperature, self.kind, default)
         if self.drafted_by in GRAFTED:
             stored = grafted_shape(stored)
         bounds = {"total_token": total_token, "paths": self.paths}
-        bounds |= {name: getattr(self, name) for name in ("depth", "top_k", "least")}
+        bounds |= {name: getattr(self, name) for name in ("depth", "top_k", "least", "least_expanded")}
         given = {name: value for name, value in bounds.items() if value is not None}
         sampling = replace(stored.sampling or DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
         return replace(stored, **given, sampling=sampling)

@@ -49,6 +49,7 @@ class Bounds:
         sampling: of hybrid trees.
         paths: i.i.d. chains of the trees ``paths``.
         least: key of a node that is worth scoring.
+        least_expanded: key of a node that is worth expanding.
     """
 
     total_token: int | None = None
@@ -57,6 +58,7 @@ class Bounds:
     sampling: Sampling | None = None
     paths: int | None = None
     least: float | None = None
+    least_expanded: float | None = None
 
     @property
     def measured(self) -> bool:
@@ -71,13 +73,19 @@ class Bounds:
         return {name: value for name, value in bounds if value is not None}
 
     @property
+    def keys(self) -> dict[str, Any]:
+        """Of the last two those that were given."""
+        bounds = (("least", self.least), ("least_expanded", self.least_expanded))
+        return {name: value for name, value in bounds if value is not None}
+
+    @property
     def of_a_head(self) -> TreeShape:
         """The trees of a head for which nothing is stored.
 
         Raises:
             InputError: a number out of its range.
         """
-        return TreeShape(**EAGLE_BOUNDS | self.given, sampling=self.sampling, paths=self.paths, least=self.least)
+        return TreeShape(**EAGLE_BOUNDS | self.given, sampling=self.sampling, paths=self.paths, **self.keys)
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def head_offer(path: str, target: Target, quantize: str | None, bounds: Bounds) 
     trees = NO_TREES
     if not bounds.given and bounds.sampling is None:
         stored = StoredTrees.read(local_folder(path, "the draft head"), form_of(target))
-        trees = stored if bounds.least is None else stored.each(lambda shape: replace(shape, least=bounds.least))
+        trees = stored.each(lambda shape: replace(shape, **bounds.keys)) if bounds.keys else stored
     return _sized(Offer(load_head_drafter(path, target, quantize), bounds.of_a_head, trees), target, bounds)
 
 
@@ -146,7 +154,7 @@ def draft_model_offer(
     Raises:
         InputError: see ``load_draft_model`` and ``draft_model_shape``.
     """
-    shape = replace(draft_model_shape(**bounds.given, sampling=bounds.sampling, paths=bounds.paths), least=bounds.least)
+    shape = replace(draft_model_shape(**bounds.given, sampling=bounds.sampling, paths=bounds.paths), **bounds.keys)
     return _sized(Offer(load_draft_model(path, target, base_model_path, quantize, **hf_kwargs), shape), target, bounds)
 
 
@@ -156,7 +164,7 @@ def sorted_offer(draft: SortedDraft, target: Target, quantize: str | None, bound
     Raises:
         InputError: see ``load_sorted``, ``SortedDraft.exits``, ``StoredTrees.read`` and ``TreeShape``.
     """
-    of_tree: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths, "least": bounds.least}
+    of_tree: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths, **bounds.keys}
     shape = replace(SORTED_SHAPE, **bounds.given | of_tree)
     folder = local_folder(draft.folder, "the sorted draft")
     stored = StoredTrees.read(folder, form_of(target))

@@ -1,12 +1,12 @@
 """Searching the trees that are fastest for a pair on this machine: ``python -m eagle.model.tune_tree``.
 
-At each temperature, for random shapes of each kind, the exact expected accepted length is measured in contexts of
-training prompts, for every size at once (growth with the same draws keeps for a smaller size a part of what it keeps
-for a larger one). With the time of drafting, of the target's forward over so many nodes and of verification, all
-measured here, it gives tokens a second; the best third of the shapes goes on to twice as many further contexts, until
-few are left. ``--write`` stores the result beside the head's configuration, where the programs find it. With
-``--drafter`` the trees are those of another drafter: of a sorted draft each with thresholds for its exits, which are
-stored with them; of look-up, whose sizes differ from context to context, what is found is printed as arguments.
+At each temperature, for random shapes of each kind, the exact expected accepted length is measured where rounds begin
+in answers to training prompts, for every size at once (growth with the same draws keeps for a smaller size a part of
+what it keeps for a larger one). With the time of drafting, of the target's forward over so many nodes and of
+verification, all measured here, it gives tokens a second; the best third of the shapes goes on to twice as many further
+contexts, until few are left. ``--write`` stores the result beside the head's configuration, where the programs find it.
+With ``--drafter`` the trees are those of another drafter: of a sorted draft each with thresholds for its exits, which
+are stored with them; of look-up, whose sizes differ from context to context, what is found is printed as arguments.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ from eagle.tree.shape import DETERMINISTIC, HYBRID, Sampling, TreeShape
 from eagle.tree.warping import Warper
 from eagle.tuning.acceptance import Candidate, expected_lengths
 
-EVERY = 12
+# Rounds from one context to the next.
+EVERY = 4
 CONTEXTS_A_PROMPT = 4
 REPEATS = 40
 LONGEST_PROMPT = 600
@@ -62,6 +63,10 @@ LONGEST_PROMPT = 600
 FINALISTS = 12
 # Probabilities of a node that is worth scoring, where something is looked up.
 LEASTS = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
+# The same of what a head drafts, and of a node that is worth expanding; None: all are.
+LEASTS_OF_A_HEAD, LEASTS_EXPANDED = (None, 0.02, 0.03, 0.05, 0.08), (None, 0.1, 0.15, 0.2, 0.3)
+# Drafting that took so many times the median was held up by something else.
+HELD_UP = 4
 # Largest probabilities above which a node may leave a sorted draft at an exit.
 THRESHOLDS_TRIED = (0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
 # What has its trees stored beside it.
@@ -82,7 +87,9 @@ class Trial:
 
     def speeds(self, rest: Mapping[int, float]) -> dict[int, float]:
         """Tokens a second by size; ``rest`` are the seconds of a round without drafting."""
-        draft = statistics.median(self.seconds)
+        most = HELD_UP * statistics.median(self.seconds)
+        # Not the median: where confidence decides how many levels there are, few drafts take much of the time.
+        draft = statistics.fmean(min(each, most) for each in self.seconds)
         means = (statistics.fmean(values) for values in zip(*self.lengths, strict=True))
         return {
             size: (1.0 + mean) / (draft + statistics.fmean(between(rest, min(size, count)) for count in self.nodes))
@@ -135,7 +142,8 @@ def shapes(
         depth, top_k = source.randint(0, deepest), source.choice((2, 3, 4, 5, 7, 10))
         if like is not None and draw % 2:
             depth, top_k = like.depth, like.top_k
-        found.add(TreeShape(largest, depth, top_k, sampling))
+        least, least_expanded = source.choice(LEASTS_OF_A_HEAD), source.choice(LEASTS_EXPANDED)
+        found.add(TreeShape(largest, depth, top_k, sampling, least=least, least_expanded=least_expanded))
     return sorted(found, key=repr)
 
 
@@ -293,7 +301,8 @@ def as_arguments(shape: TreeShape, drafter: str) -> str:
     """The arguments that ask for a shape of another drafter than the head."""
     levels = shape.depth + 1 if drafter in PICKING else shape.depth
     bounds = f"--total-token {shape.total_token} --depth {levels} --top-k {shape.top_k}"
-    return bounds if shape.least is None else f"{bounds} --least {shape.least:g}"
+    keys = (("least", shape.least), ("least-expanded", shape.least_expanded))
+    return " ".join([bounds, *(f"--{name} {value:g}" for name, value in keys if value is not None)])
 
 
 def tune(argv: Sequence[str] | None) -> None:

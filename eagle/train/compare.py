@@ -15,7 +15,8 @@ from eagle.tree.shape import TreeShape
 from eagle.tree.warping import Warper
 from eagle.tuning.acceptance import Candidate, expected_lengths
 
-EVERY = 8
+# Rounds from one context to the next.
+EVERY = 4
 METHODS = {"EAGLE-3": Method.named(hsd=False), "HSD": Method.named(hsd=True)}
 
 
@@ -52,7 +53,7 @@ def accepted_lengths(
     ]
     lengths: dict[str, list[list[float]]] = {name: [] for name in METHODS}
     for number, prompt in enumerate(tqdm(prompts, unit="prompt", dynamic_ncols=True)):
-        # The same draws for every head; texts part only where trees have drawn differently often.
+        # The same draws for every head, until texts part.
         found = expected_lengths(
             target,
             torch.tensor([prompt], device=target.device),

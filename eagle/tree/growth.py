@@ -21,7 +21,7 @@ from eagle.tree.drawing import draw_at
 from eagle.tree.paths import draw_paths
 from eagle.tree.retrieval import NO_COLUMN, Picks, Retrieval, Retrieved
 from eagle.tree.selection import Candidates, Family, gathered, select
-from eagle.tree.shape import Sampling, TreeShape
+from eagle.tree.shape import KEY_ROUNDING, Sampling, TreeShape, reaches
 
 Expand = Callable[[Tensor, Tensor], Tensor]
 """``expand(tokens, parents) -> logits``: run the drafter's model on one level.
@@ -49,8 +49,9 @@ def grow(
 ) -> DraftTree:
     """Grow a tree below ``root``.
 
-    Level by level the ``top_k`` candidates of largest key are expanded; of all candidates the ``total_token - 1`` that
-    are decided on first stay, of those behind the ``fewest`` first only the ones with a key of at least ``least``.
+    Level by level the ``top_k`` candidates of largest key are expanded, if these are at least ``least_expanded``; of
+    all candidates the ``total_token - 1`` that are decided on first stay, of those behind the ``fewest`` first only the
+    ones with a key of at least ``least``.
     First come the largest keys, ties going to the smaller depth, then to the elder; but in front of them, level by
     level, the first ``early_nodes`` with a key of at least ``early``, which all stay.
 
@@ -58,7 +59,8 @@ def grow(
     are verified in the order in which something was first drawn in their subtrees (docs/hsd.md). Hence a key is fixed
     before its node's token is drawn and is at most the parent's.
 
-    One transfer to the host, at the end; with ``retrieval`` one more a level, for the paths that it is asked about.
+    One transfer to the host, at the end; with ``retrieval`` one more a level, for the paths that it is asked about, and
+    on a CPU, which waits for nothing, one for ``least_expanded``.
 
     Args:
         root: last committed token, a target id.
@@ -100,7 +102,8 @@ def candidates(
     sample: Sample | None,
     retrieval: Retrieval | None = None,
 ) -> Candidates:
-    """All that may become nodes of a tree, see ``grow``; without ``retrieval`` nobody waits for the device.
+    """All that may become nodes of a tree, see ``grow``; without ``retrieval`` nobody waits for the device, unless it
+    is the host.
 
     Args:
         root_logits: as of ``grow``, and so are the others that are not named here.
@@ -119,14 +122,28 @@ def candidates(
     for _ in range(levels - 1):
         last = families[-1]
         keys, ranked = last.keys.reshape(-1).sort(descending=True, stable=True)
-        frontier = ranked[: shape.top_k]
+        above = keys[: shape.top_k]
+        if shape.least_expanded is not None:
+            waits = retrieved is not None or above.device.type == "cpu"
+            above = _worth_expanding(above, shape.least_expanded, waits)
+            if not len(above):
+                break
+        frontier = ranked[: len(above)]
         tokens, parents = last.tokens.reshape(-1)[frontier], frontier // last.tokens.shape[1]
         logits = expand(tokens, parents)
         if retrieved is not None:
             retrieved.descend(tokens.tolist(), parents.tolist())
-        families.append(children(logits, keys[: shape.top_k]))
+        families.append(children(logits, above))
         frontiers.append(frontier)
     return gathered(families, frontiers)
+
+
+def _worth_expanding(keys: Tensor, least: float, waits: bool) -> Tensor:
+    """The keys, largest first, of the nodes that are expanded. Where nobody waits for the device all are, but with keys
+    of -inf, those of the children too, where they are not worth it: the tree is the same."""
+    if waits:
+        return keys[: sum(reaches(key, least) for key in keys.tolist())]
+    return keys.masked_fill(keys < math.log(least) - KEY_ROUNDING, -torch.inf)
 
 
 def _picks(q: Tensor, parent_keys: Tensor, shape: TreeShape) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -88,6 +88,8 @@ class TreeShape:
         paths: of a tree that is so many chains, each drawn by itself from the root on; None for every other tree.
         least: nodes whose key is smaller are not worth scoring, so that a tree may be smaller; None: all are.
         fewest: so many nodes, the root included, stay whatever their keys are.
+        least_expanded: nodes whose key is smaller are not expanded, and where no node of a level has one as large,
+            there is no further level; None: all are worth it.
     """
 
     total_token: int
@@ -97,6 +99,7 @@ class TreeShape:
     paths: int | None = None
     least: float | None = None
     fewest: int = 1
+    least_expanded: float | None = None
 
     def __post_init__(self) -> None:
         if whole_number("total_token", self.total_token) < 2:
@@ -110,8 +113,10 @@ class TreeShape:
             raise InputError(f"top_k must be 1 or more, not {self.top_k}")
         if self.paths is not None and whole_number("paths", self.paths) < 1:
             raise InputError(f"paths must be 1 or more, not {self.paths}")
-        if self.least is not None and not 0.0 < number("least", self.least) <= 1.0:
-            raise InputError(f"least must lie in (0, 1], or be None, not {self.least}")
+        for name in ("least", "least_expanded"):
+            bound = getattr(self, name)
+            if bound is not None and not 0.0 < number(name, bound) <= 1.0:
+                raise InputError(f"{name} must lie in (0, 1], or be None, not {bound}")
         if whole_number("fewest", self.fewest) < 1:
             raise InputError(f"fewest must be 1 or more, not {self.fewest}")
 
@@ -148,9 +153,9 @@ class TreeShape:
         return replace(self, sampling=self.sampling.at(temperature))
 
     def record(self) -> dict[str, Any]:
-        """The shape as JSON has it; ``paths``, ``least`` and ``fewest`` only where they say something."""
+        """The shape as JSON has it; the last four only where they say something."""
         record = asdict(self) | {"sampling": self.sampling and self.sampling.record()}
-        silent = {"paths": None, "least": None, "fewest": 1}
+        silent = {"paths": None, "least": None, "fewest": 1, "least_expanded": None}
         return {name: value for name, value in record.items() if name not in silent or silent[name] != value}
 
     def levels(self, room: int) -> int:

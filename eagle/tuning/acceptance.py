@@ -1,4 +1,4 @@
-"""How much of different trees a target accepts, on the same contexts.
+"""How much of different trees a target accepts, in the same contexts, which are where rounds begin.
 
 Accepted lengths are exact expectations given the tree that was drafted: only the trees' own draws are random, and their
 average over several draws is taken. All trees of a context are scored as one.
@@ -6,7 +6,7 @@ average over several draws is taken. All trees of a context are scored as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -106,15 +106,19 @@ def expected_lengths(
     stop_ids: frozenset[int],
     generator: torch.Generator,
 ) -> Iterator[list[Measured]]:
-    """Let the target write a text, and at every few tokens of it draft with all candidates.
+    """Let candidates write a text of the target's, round by round, and draft with all of them where rounds begin.
+
+    Contexts are not spread evenly over the text: a round goes over what is easy to draft and begins behind a token that
+    often was not drafted, so in evenly spaced contexts all would accept more than in a round. As the methods' rounds
+    begin in different places, those before each context are of a candidate drawn at random.
 
     Args:
         target: the model.
         prompt: (1, n) int64.
-        candidates: what to compare.
+        candidates: what to compare; each one's first rule verifies the rounds that it writes.
         warper: of the text, and of the laws.
         contexts: how many at most; fewer if the text ends.
-        every: tokens from one context to the next.
+        every: rounds from one context to the next.
         stop_ids: end the text.
         generator: source of randomness.
 
@@ -125,60 +129,147 @@ def expected_lengths(
     Yields:
         For each context what each candidate did.
     """
-    text_rule = RULES["greedy" if warper.greedy else "tokenwise"]
-    length = prompt.shape[1] + contexts * every
-    processors = processors_of(target.model, prompt, length, stop_ids)
-    target.refuse_crossing(prompt.shape[1], length + max(candidate.shape.total_token for candidate in candidates))
-    shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
-    sources = [chance(shape, warper, generator) for shape in shapes]
-    draws = [1 if source is None else candidate.draws for candidate, source in zip(candidates, sources, strict=True)]
-    cache = target.new_cache(length + sum(n * shape.total_token for n, shape in zip(draws, shapes, strict=True)))
-    tokens: list[int] = prompt[0].tolist()
-    text = Text(prompt, warper, length, stop_ids, generator, processors)
-    largest: dict[Drafter, TreeShape] = {}
-    for candidate, shape in zip(candidates, shapes, strict=True):
-        known = largest.setdefault(candidate.drafter, shape)
-        largest[candidate.drafter] = max(known, shape, key=lambda one: one.most_drafted)
-    draftings = {drafter: drafter.begin(text, tokens, shape) for drafter, shape in largest.items()}
-    features = any(drafter.reads is Reads.FEATURES for drafter in draftings)
-    scores = target.prefill(prompt, cache, features)
-    for drafting in draftings.values():
-        drafting.read(scores)
-
-    def law(tree: DraftTree, logits: Tensor) -> Tensor:
-        return warper(logits if processors is None else processors(logits, tree, tokens))
-
-    for step in range(contexts * every):
-        last = root_only(tokens[-1])
-        root = int(text_rule.verify(last, law(last, scores.logits), generator).next_token)
-        if root in stop_ids:
+    text = _Written(target, prompt, candidates, warper, contexts * every, stop_ids, generator)
+    for _ in range(contexts):
+        if text.ended:
             break
-        tokens.append(root)
-        if step % every == 0:
-            trees: list[list[DraftTree]] = []
-            seconds: list[float] = []
-            for candidate, shape, source, count in zip(candidates, shapes, sources, draws, strict=True):
-                clock = Clock(target.device)
-                drafting = draftings[candidate.drafter]
-                trees.append([drafting.draft(shape, shape.total_token - 1, source) for _ in range(count)])
-                seconds.append(clock.lap() / count)
-            whole, places = union([tree for drawn in trees for tree in drawn])
-            probs = law(whole, target.score(whole, cache, features=False).logits)
-            cache.keep(())
-            place_of = iter(places)
-            measured = []
-            for candidate, drawn, spent in zip(candidates, trees, seconds, strict=True):
-                scored = [(tree, probs[next(place_of).to(probs.device)]) for tree in drawn]
-                lengths = [
-                    [fmean(expected_length(rule, tree, p, size) for tree, p in scored) for size in candidate.sizes]
-                    for rule in ([text_rule] * len(candidate.rules) if warper.greedy else candidate.rules)
-                ]
-                measured.append(Measured(lengths, spent, fmean(float(len(tree.scored()[0])) for tree in drawn)))
-            yield measured
-        scores = target.score(root_only(root), cache, features)
-        cache.keep((0,))
-        for drafting in draftings.values():
-            drafting.learn(root_only(root), scores, (0,))
-    target.recycle(cache)
-    for drafting in draftings.values():
-        drafting.end()
+        drafts = text.drafted(range(len(candidates)))
+        yield [text.measured(place, each) for place, each in drafts.items()]
+        turn = int(torch.randint(len(candidates), (), generator=generator, device=generator.device))
+        text.emit(turn, drafts[turn])
+        for _ in range(every - 1):
+            if not text.ended:
+                text.emit(turn, text.drafted([turn])[turn])
+    text.end()
+
+
+@dataclass(frozen=True)
+class _Drafted:
+    """What a candidate drafted in a context.
+
+    Attributes:
+        trees: one for each draw.
+        probs: of each tree the target's probabilities of the token after each node.
+        seconds: that drafting one of them took.
+    """
+
+    trees: list[DraftTree]
+    probs: list[Tensor]
+    seconds: float
+
+
+class _Written:
+    """A text that candidates write; see ``expected_lengths``.
+
+    Args:
+        target: the model.
+        prompt: (1, n) int64.
+        candidates: that may write it.
+        warper: of the text, and of the laws.
+        rounds: of it at most.
+        stop_ids: end it.
+        generator: source of randomness.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        prompt: Tensor,
+        candidates: Sequence[Candidate],
+        warper: Warper,
+        rounds: int,
+        stop_ids: frozenset[int],
+        generator: torch.Generator,
+    ) -> None:
+        self._target, self._candidates, self._warper, self._generator = target, candidates, warper, generator
+        self._stop_ids = stop_ids
+        self._shapes = [candidate.shape.at(warper.temperature) for candidate in candidates]
+        self._chances = [chance(shape, warper, generator) for shape in self._shapes]
+        self._draws = [
+            1 if source is None else candidate.draws
+            for candidate, source in zip(candidates, self._chances, strict=True)
+        ]
+        largest_tree = max(shape.total_token for shape in self._shapes)
+        # A round emits no more than there are nodes, the root's token being there and another one drawn.
+        length = prompt.shape[1] + 1 + rounds * largest_tree
+        self._processors = processors_of(target.model, prompt, length, stop_ids)
+        target.refuse_crossing(prompt.shape[1], length + largest_tree)
+        nodes = sum(count * shape.total_token for count, shape in zip(self._draws, self._shapes, strict=True))
+        self._cache = target.new_cache(length + nodes)
+        self._tokens: list[int] = prompt[0].tolist()
+        text = Text(prompt, warper, length, stop_ids, generator, self._processors)
+        largest: dict[Drafter, TreeShape] = {}
+        for candidate, shape in zip(candidates, self._shapes, strict=True):
+            known = largest.setdefault(candidate.drafter, shape)
+            largest[candidate.drafter] = max(known, shape, key=lambda one: one.most_drafted)
+        self._draftings = {drafter: drafter.begin(text, self._tokens, shape) for drafter, shape in largest.items()}
+        self._features = any(drafter.reads is Reads.FEATURES for drafter in self._draftings)
+        prompt_scores = target.prefill(prompt, self._cache, self._features)
+        for drafting in self._draftings.values():
+            drafting.read(prompt_scores)
+        self.ended = False
+        root, tokenwise = root_only(self._tokens[-1]), self._rule(RULES["tokenwise"])
+        self._write([int(tokenwise.verify(root, self._law(root, prompt_scores.logits), generator).next_token)])
+
+    def _rule(self, rule: Rule) -> Rule:
+        return RULES["greedy"] if self._warper.greedy else rule
+
+    def _law(self, tree: DraftTree, logits: Tensor) -> Tensor:
+        return self._warper(logits if self._processors is None else self._processors(logits, tree, self._tokens))
+
+    def _write(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self._tokens.append(token)
+            self.ended |= token in self._stop_ids
+
+    def drafted(self, which: Iterable[int]) -> dict[int, _Drafted]:
+        """What some of the candidates draft here, by their places; all trees are scored as one."""
+        trees: dict[int, list[DraftTree]] = {}
+        seconds: dict[int, float] = {}
+        for place in which:
+            drafting, shape = self._draftings[self._candidates[place].drafter], self._shapes[place]
+            clock, count = Clock(self._target.device), self._draws[place]
+            trees[place] = [drafting.draft(shape, shape.total_token - 1, self._chances[place]) for _ in range(count)]
+            seconds[place] = clock.lap() / count
+        whole, places = union([tree for drawn in trees.values() for tree in drawn])
+        probs = self._law(whole, self._target.score(whole, self._cache, features=False).logits)
+        self._cache.keep(())
+        rows = iter(places)
+        return {
+            place: _Drafted(drawn, [probs[next(rows).to(probs.device)] for _ in drawn], seconds[place])
+            for place, drawn in trees.items()
+        }
+
+    def measured(self, place: int, drafts: _Drafted) -> Measured:
+        """What a candidate did."""
+        candidate = self._candidates[place]
+        scored = list(zip(drafts.trees, drafts.probs, strict=True))
+        lengths = [
+            [
+                fmean(expected_length(self._rule(rule), tree, probs, size) for tree, probs in scored)
+                for size in candidate.sizes
+            ]
+            for rule in candidate.rules
+        ]
+        return Measured(lengths, drafts.seconds, fmean(float(len(tree.scored()[0])) for tree in drafts.trees))
+
+    def emit(self, place: int, drafts: _Drafted) -> None:
+        """Write what a round of a candidate emits."""
+        tree = drafts.trees[0]
+        rule = self._rule(self._candidates[place].rules[0])
+        verdict = rule.verify(tree, drafts.probs[0], self._generator)
+        for token in [*tree.tokens[list(verdict.path[1:])].tolist(), int(verdict.next_token)]:
+            if self.ended:
+                break
+            root = root_only(self._tokens[-1])
+            scores = self._target.score(root, self._cache, self._features)
+            self._cache.keep((0,))
+            for drafting in self._draftings.values():
+                drafting.learn(root, scores, (0,))
+            self._write([token])
+
+    def end(self) -> None:
+        """Give the memory back."""
+        self._target.recycle(self._cache)
+        for drafting in self._draftings.values():
+            drafting.end()

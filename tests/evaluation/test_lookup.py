@@ -63,6 +63,7 @@ def test_answers_of_other_look_up_settings_are_not_mixed(
     [
         (["--method", "lookup/hybrid:hsd"], "draws no tokens"),
         (["--method", "lookup/deterministic:tokenwise", "--total-token", "-1"], "cannot be measured for lookup"),
+        (["--method", "lookup/deterministic:tokenwise", "--least-expanded", "0.2"], "for what a model drafts; lookup"),
         (["--method", "lookup/deterministic:tokenwise", "--longest", "0"], "a match has at least 1 token"),
         (["--method", "lookup/deterministic:tokenwise", "--depth", "0"], "1 or more, not 0"),
     ],

@@ -28,6 +28,7 @@ SHAPES = (
     TreeShape(12, 3, 3, Sampling(0.1, 0.5, 2)),
     TreeShape(12, 2, 5, Sampling(0.1, 0.5, 3)),
     TreeShape.chain(4),
+    TreeShape(12, 3, 3, Sampling(0.1, 0.5, 2), least=0.01, least_expanded=0.2),
 )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from eagle.tree import growth
 from eagle.tree.chance import Chance
 from eagle.tree.draft_tree import ONE_HOT, DraftTree
 from eagle.tree.growth import grow
@@ -51,8 +52,13 @@ def reference(table: Table, shape: TreeShape, levels: int) -> set[tuple[int, ...
                 for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             ]
         candidates += children
-        frontier = heapq.nlargest(shape.top_k, children)
+        likely = math.log(shape.least_expanded or 1e-30)
+        frontier = [child for child in heapq.nlargest(shape.top_k, children) if child[0] >= likely]
     return {path for _, path in heapq.nlargest(shape.total_token - 1, candidates)}
+
+
+# Such trees end after different levels.
+BOUNDED = TreeShape(40, 3, 4, least_expanded=0.35)
 
 
 def paths_of(tree: DraftTree) -> list[tuple[int, ...]]:
@@ -62,7 +68,9 @@ def paths_of(tree: DraftTree) -> list[tuple[int, ...]]:
     return paths
 
 
-@pytest.mark.parametrize("shape", [TreeShape(2, 0, 3), TreeShape(9, 3, 3), TreeShape(60, 5, 10), TreeShape(30, 2, 7)])
+@pytest.mark.parametrize(
+    "shape", [TreeShape(2, 0, 3), TreeShape(9, 3, 3), TreeShape(60, 5, 10), TreeShape(30, 2, 7), BOUNDED]
+)
 @pytest.mark.parametrize("seed", range(5))
 def test_growth_is_the_dynamic_tree(shape: TreeShape, seed: int) -> None:
     table = Table(seed, offset=10)
@@ -92,12 +100,39 @@ def test_ties_never_orphan_a_node() -> None:
     assert paths_of(tree)[:5] == [(), (2,), (2, 2), (2, 2, 2), (2, 2, 2, 2)]
 
 
+def test_what_is_not_worth_it_is_not_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that nobody waits for it is, and the tree is the same."""
+    worth_expanding = growth._worth_expanding
+    frontiers = []
+    for seed in range(5):
+        table = Table(seed)
+        asked: list[int] = []
+
+        def expand(tokens: torch.Tensor, parents: torch.Tensor, table: Table = table, asked: list[int] = asked):
+            asked.append(len(tokens))
+            return table.expand(tokens, parents)
+
+        tree = grow(0, table.logits(()), expand, SAME, BOUNDED, 4)
+        frontiers.append(tuple(asked))
+        with monkeypatch.context() as context:
+            context.setattr(
+                growth, "_worth_expanding", lambda keys, least, _: worth_expanding(keys, least, waits=False)
+            )
+            there = grow(0, table.logits(()), Table(seed).expand, SAME, BOUNDED, 4)
+        assert paths_of(there) == paths_of(tree)
+        assert torch.equal(there.keys, tree.keys)
+    assert len({len(asked) for asked in frontiers}) > 1
+    assert max(count for asked in frontiers for count in asked) < BOUNDED.top_k
+
+
 @pytest.mark.parametrize("bound", [0.25, 0.125, 0.1])
 def test_a_key_of_exactly_the_bound_reaches_it(bound: float) -> None:
     """However float32 rounds its logarithm."""
     logits = torch.tensor([1.0 - bound, bound]).log()
     never = Table(0).expand
     assert len(grow(0, logits, never, torch.arange(2), TreeShape(10, 0, 2, least=bound, fewest=2), 1)) == 3
+    deeper = TreeShape(3, 1, 1, least_expanded=1.0 - bound)
+    assert len(grow(0, logits, lambda tokens, parents: logits[None], torch.arange(2), deeper, 2)) == 3
     early = Sampling(threshold=0.01, rho=0.5, samples=0, early=bound, early_nodes=2)
     assert len(grow(0, logits, never, torch.arange(2), TreeShape(10, 0, 2, early, least=0.9, fewest=2), 1)) == 3
 

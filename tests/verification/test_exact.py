@@ -72,7 +72,15 @@ def with_early(shape: TreeShape, seed: int) -> TreeShape:
     return replace(shape, sampling=replace(shape.sampling, early=min(1.0, early), early_nodes=most))
 
 
-def growth_case(seed: int, samples: int, early: bool = False) -> Case:
+def with_bounds(shape: TreeShape, seed: int) -> TreeShape:
+    """The shape with nodes that are not expanded, and at times some that are left out."""
+    source = random.Random(f"bounds {seed}")  # noqa: S311
+    bound = shape.sampling.threshold or 0.2
+    least = source.choice([None, None, 0.3 * bound, 0.8 * bound])
+    return replace(shape, least=least, least_expanded=source.choice([0.1, 0.2, 0.3, 0.4, 0.5]))
+
+
+def growth_case(seed: int, samples: int, early: bool = False, bounds: bool = False) -> Case:
     """Growth of a few nodes out of more candidates: what is pruned decides."""
     source = random.Random(seed)  # noqa: S311
     # The draws to enumerate are samples * (1 + top_k * depth), each of up to 3 or 4 outcomes.
@@ -85,6 +93,8 @@ def growth_case(seed: int, samples: int, early: bool = False) -> Case:
     shape = TreeShape(source.randint(3, 4 + samples), depth, top_k, sampling)
     if early:
         shape = with_early(shape, seed)
+    if bounds:
+        shape = with_bounds(shape, seed)
     target = random_table(vocabulary, seed, zeros=source.choice([0.0, 0.3]))
     draft = random_table(vocabulary, seed + 1, zeros=source.choice([0.0, 0.2]), like=target)
     return grown("grown", shape, target, draft, temperature=source.choice([1.0, 0.6]))
@@ -148,7 +158,7 @@ def crowding_case() -> Case:
     return grown("crowding", shape, random_table(4, seed=8, like=draft), draft)
 
 
-def pruned_case(seed: int, early: bool = False) -> Case:
+def pruned_case(seed: int, early: bool = False, bounds: bool = False) -> Case:
     """As ``crowding_case``, with random numbers: one or two likely picks, below the last of which a token is drawn that
     decides how confident the draft is behind it, and hardly more nodes than it takes to get there."""
     source = random.Random(seed)  # noqa: S311
@@ -173,6 +183,8 @@ def pruned_case(seed: int, early: bool = False) -> Case:
     shape = TreeShape(source.randint(4, 4 + samples + 2 * two), depth, top_k, sampling)
     if early:
         shape = with_early(shape, seed)
+    if bounds:
+        shape = with_bounds(shape, seed)
     return grown("pruned", shape, random_table(vocabulary, seed, like=draft), draft)
 
 
@@ -195,6 +207,33 @@ def test_lossless_with_early_decisions() -> None:
     # The same laws and bounds without early decisions make other trees.
     for pairs in (pruned, wider):
         assert sum(trees_of(early) != trees_of(late) for early, late in pairs[:20]) > 3
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_lossless_where_confidence_decides_what_is_expanded(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With early decisions too; and as on a device that nobody waits for."""
+    worth_expanding = tree_module._worth_expanding
+    monkeypatch.setattr(tree_module, "_worth_expanding", lambda keys, least, _: worth_expanding(keys, least, waits))
+    cases = [
+        [pruned_case(seed, early=seed % 2 == 1, bounds=bounds) for seed in range(40)]
+        + [growth_case(100 * samples + seed, samples, bounds=bounds) for samples in (1, 2) for seed in range(10)]
+        for bounds in (True, False)
+    ]
+    for case in cases[0]:
+        assert max(result.distance for result in enumeration.exact(case, ON_TREES).values()) < 1e-9
+    assert sum(trees_of(bounded) != trees_of(free) for bounded, free in zip(*cases, strict=True)) > 12
+
+
+def test_ending_by_what_was_drawn_in_a_level_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no second level unless the root's sample is some token."""
+
+    def hindsight(root, found, *args):
+        first = found.families[0]
+        drawn = first.tokens[0, -first.samples :]
+        return selection.select(root, found if (drawn == 1).any() else selection.gathered([first], []), *args)
+
+    monkeypatch.setattr(tree_module, "select", hindsight)
+    assert max(worst_pruned(range(40)).values()) > 0.01
 
 
 def trees_of(case: Case) -> list[tuple[list[int], list[int]]]:

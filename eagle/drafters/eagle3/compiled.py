@@ -1,8 +1,7 @@
 """The head's part of a round, compiled: what commits the tokens of a round, and what runs a level of a tree.
 
 Each is one function for every number of tokens or nodes behind a text of every length. The compiler makes something
-else of a single row, so committing one token is a function of its own, and levels of one node, which only chains have,
-are not compiled.
+else of a single row, so committing one token is a function of its own, and so is a level of one node.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ class CompiledHead:
         self, tokens: Tensor, parents: Tensor, hidden: Tensor, seen: Tensor, view: HeadView
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Eagle3Head.level``."""
-        if len(tokens) == 1:
-            return self._head.level(tokens, parents, hidden, seen, view)
         if len(hidden) == 1:
             # The root's row, which is above all of them, twice.
             hidden, seen = hidden.repeat(2, 1), seen.repeat(2, 1)
-        found: tuple[Tensor, Tensor, Tensor] = self._level(None, self._head, tokens, parents, hidden, seen, view)
+        found: tuple[Tensor, Tensor, Tensor] = self._level(
+            len(tokens) == 1, self._head, tokens, parents, hidden, seen, view
+        )
         return found
 
     @torch.inference_mode()
@@ -59,9 +58,10 @@ class CompiledHead:
             view = cache.view(TEXT, slice(TEXT - count, TEXT))
             mark_varying((features, tokens, tuple(view)), (TEXT, LEVEL))
             self.behind(features, tokens, view)
-        tokens, parents = torch.zeros(2, LEVEL, dtype=torch.int64, device=like.device)
-        hidden = like.new_zeros(ABOVE, head.config.layer.hidden_size)
-        seen = torch.ones(ABOVE, TEXT, dtype=torch.bool, device=like.device)
-        view = cache.view(TEXT + LEVEL, slice(TEXT, TEXT + 1))
-        mark_varying((tokens, parents, hidden, seen, tuple(view)), (TEXT, TEXT + LEVEL, ABOVE, LEVEL))
-        self.level(tokens, parents, hidden, seen, view)
+        for count in (1, LEVEL):
+            tokens, parents = torch.zeros(2, count, dtype=torch.int64, device=like.device)
+            hidden = like.new_zeros(ABOVE, head.config.layer.hidden_size)
+            seen = torch.ones(ABOVE, TEXT, dtype=torch.bool, device=like.device)
+            view = cache.view(TEXT + count, slice(TEXT, TEXT + 1))
+            mark_varying((tokens, parents, hidden, seen, tuple(view)), (TEXT, TEXT + count, ABOVE, LEVEL))
+            self.level(tokens, parents, hidden, seen, view)

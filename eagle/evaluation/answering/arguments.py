@@ -41,6 +41,11 @@ def answering_parser(description: str) -> argparse.ArgumentParser:
         help="key of a node that is worth scoring (about its probability); default: all are, and "
         "of trees with look-up 0.1 (recycling 0.03; beside samples 0.15)",
     )
+    tree.add_argument(
+        "--least-expanded",
+        type=float,
+        help="key of a node that is worth expanding: drafting ends where no node of a level has one as large",
+    )
     tree.add_argument("--paths", type=int, help=f"i.i.d. chains of the trees paths; default {DEFAULT_PATHS}")
     add_lookup_arguments(parse.add_argument_group("look-up, drafting without a model"))
     run = parse.add_argument_group("run")

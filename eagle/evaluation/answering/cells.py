@@ -111,7 +111,7 @@ def _choice(args: argparse.Namespace, settings: AnswerSettings, sampled: Mapping
     if drafting is not None and kind != drafting.tree:
         sampled = {}
     # Without drafts there is no tree.
-    names = ("total_token", "depth", "top_k", "least", "paths")
+    names = ("total_token", "depth", "top_k", "least", "least_expanded", "paths")
     bounds: dict[str, Any] = {} if drafting is None else {name: getattr(args, name) for name in names}
     return replace(
         pair_of(args),

@@ -61,7 +61,7 @@ def measured(model: EaModel, args: argparse.Namespace, lookup: str, both: str) -
     candidates = [
         Candidate(
             model.offers[name].drafter,
-            replace(model.shape_for(method, args.temperature), total_token=args.nodes, least=None),
+            replace(model.shape_for(method, args.temperature), total_token=args.nodes, least=None, least_expanded=None),
             (method.rule,),
             (args.nodes,),
             args.draws,

@@ -118,11 +118,14 @@ class ModelChoice:
             return replace(shape, least=self.least, least_expanded=self.least_expanded)
         default = SORTED_SHAPE if self.drafted_by == SORTED else DEFAULT_TREE
         stored = self.stored_trees(form).at(self.temperature, self.kind, default)
-        if self.drafted_by in GRAFTED:
-            stored = grafted_shape(stored)
         bounds = {"total_token": total_token, "paths": self.paths}
         bounds |= {name: getattr(self, name) for name in ("depth", "top_k", "least", "least_expanded")}
         given = {name: value for name, value in bounds.items() if value is not None}
+        if given.keys() & {"total_token", "depth", "top_k"}:
+            # Who says how large a tree is wants it as large, whatever was worth it in the stored one.
+            stored = replace(stored, least=None, least_expanded=None)
+        if self.drafted_by in GRAFTED:
+            stored = grafted_shape(stored)
         sampling = replace(stored.sampling or DEFAULT_SAMPLING, **self.sampling) if self.kind == HYBRID else None
         return replace(stored, **given, sampling=sampling)
 

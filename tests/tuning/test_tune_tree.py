@@ -241,6 +241,19 @@ def test_what_a_node_costs_less_in_has_its_own_trees_where_there_are_some(
     assert form_of(model.target) == ("cpu int8" if "quantize" in form else "cpu")
 
 
+def test_a_size_that_is_given_is_not_cut_by_what_the_stored_tree_leaves_out(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "tree.json").unlink(missing_ok=True)
+    stored = TreeShape(8, 2, 3, least=0.1, least_expanded=0.3)
+    store(pair[1], "cpu", {DETERMINISTIC: {1.0: stored}})
+    choice = ModelChoice(base_model_path=str(pair[0]), ea_model_path=str(pair[1]))
+    assert choice.shape("cpu") == stored
+    assert replace(choice, top_k=5).shape("cpu") == TreeShape(8, 2, 5)
+    assert replace(choice, total_token=20, least_expanded=0.2).shape("cpu") == TreeShape(20, 2, 3, least_expanded=0.2)
+    assert replace(choice, least=0.2).shape("cpu") == replace(stored, least=0.2)
+    model = EaModel.from_pretrained(True, *map(str, pair), least_expanded=0.2, device_map="cpu")
+    assert model.shape_for(Method.named(hsd=False), 1.0) == replace(stored, least_expanded=0.2)
+
+
 def test_a_model_without_bounds_drafts_the_stored_trees(pair: tuple[Path, Path]) -> None:
     (pair[1] / "tree.json").unlink(missing_ok=True)
     paths = True, str(pair[0]), str(pair[1])

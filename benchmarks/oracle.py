@@ -2,8 +2,8 @@
 
 Where rounds begin in answers to benchmark questions, with the same bound of nodes for all: the expected accepted length
 of the head's trees, of look-up's, of the better of these two in each context, which an oracle would take, and of both
-in one tree. Expectations are exact given a tree; texts are forgotten from question to question. The
-intervals (95 %) resample questions.
+in one tree. Expectations are exact given a tree; texts are forgotten from question to question. The intervals (95 %)
+resample questions.
 """
 
 from __future__ import annotations

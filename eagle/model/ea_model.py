@@ -121,12 +121,10 @@ class EaModel:
                 ``recycling`` have up to 16 nodes on 12 levels, whatever the bounds above; those of ``eagle3+lookup``
                 and ``eagle3+suffix`` are the head's, with up to 16 nodes.
             least: key of a node that is worth scoring, about its probability; None: all are, and with look-up 0.1.
-            least_expanded: key of a node that is worth running the head or the draft model on; None: all are.
-            drafter: drafts where none is named, see ``eagenerate``; None is the head, if there is one, else the draft
-                model.
-            **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype`` or ``torch_dtype``,
-                ``device_map``, ``quantization_config``, ...). Without ``device_map`` the best device of the machine
-                is taken.
+            least_expanded: the same of a node that is worth running what drafts on.
+            drafter: drafts where none is named, see ``eagenerate``; None is the head, or where there is none the model.
+            **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``torch_dtype``, ``device_map``,
+                ``quantization_config``, ...). Without ``device_map`` the best device of the machine is taken.
 
         Raises:
             InputError: (a ``ValueError``) anything about the arguments or the files that does not fit, in one line.

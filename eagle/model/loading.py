@@ -31,7 +31,7 @@ from eagle.model.ea_model import EaModel
 from eagle.target.compiling import AUTO, COMPILE
 from eagle.target.int8 import QUANTIZE
 from eagle.target.processors import processors_of
-from eagle.tree.shape import AUTO_TOTAL_TOKEN, DETERMINISTIC, HYBRID, Sampling, TreeShape
+from eagle.tree.shape import AUTO_TOTAL_TOKEN, CHAIN, DETERMINISTIC, HYBRID, PATHS, Sampling, TreeShape
 from eagle.tuning import size as tune
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -104,6 +104,8 @@ class ModelChoice:
             raise InputError(
                 f"--total-token -1 cannot be measured for {self.drafted_by}: what it finds depends on the text"
             )
+        if self.kind in (CHAIN, PATHS) and (self.least or self.least_expanded) is not None:
+            raise InputError("--least and --least-expanded are for trees of the likeliest nodes, not for chains")
         if self.drafted_by in PICKING and self.least_expanded is not None:
             raise InputError(f"--least-expanded is for what a model drafts; {self.drafted_by} runs none")
         if self.drafted_by in PICKING:

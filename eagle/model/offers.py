@@ -74,7 +74,7 @@ class Bounds:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """Of the last two those that were given."""
+        """``least`` and ``least_expanded``, those that were given."""
         bounds = (("least", self.least), ("least_expanded", self.least_expanded))
         return {name: value for name, value in bounds if value is not None}
 
@@ -164,11 +164,12 @@ def sorted_offer(draft: SortedDraft, target: Target, quantize: str | None, bound
     Raises:
         InputError: see ``load_sorted``, ``SortedDraft.exits``, ``StoredTrees.read`` and ``TreeShape``.
     """
-    of_tree: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths, **bounds.keys}
-    shape = replace(SORTED_SHAPE, **bounds.given | of_tree)
+    kind: dict[str, Any] = {"sampling": bounds.sampling, "paths": bounds.paths}
+    shape = replace(SORTED_SHAPE, **bounds.given | kind | bounds.keys)
     folder = local_folder(draft.folder, "the sorted draft")
     stored = StoredTrees.read(folder, form_of(target))
-    trees = stored if not bounds.given and not any(of_tree.values()) else NO_TREES
+    free = not bounds.given and not any(kind.values())
+    trees = stored.each(lambda shape: replace(shape, **bounds.keys)) if free else NO_TREES
     count = len(read_config(folder).exits)
     exits = draft.exits(count, stored.thresholds)
     # An exit that nobody may leave at is none, and what lies behind the last that is one is not loaded.

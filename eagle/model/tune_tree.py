@@ -63,10 +63,10 @@ LONGEST_PROMPT = 600
 FINALISTS = 12
 # Probabilities of a node that is worth scoring, where something is looked up.
 LEASTS = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
-# The same of what a head drafts, and of a node that is worth expanding; None: all are.
+# The same of what a head drafts, and of a node worth expanding; None: all are.
 LEASTS_OF_A_HEAD, LEASTS_EXPANDED = (None, 0.02, 0.03, 0.05, 0.08), (None, 0.1, 0.15, 0.2, 0.3)
-# Drafting that took so many times the median was held up by something else.
-HELD_UP = 4
+# Drafting that took so much longer than nine in ten was held up by something else.
+HELD_UP = 3
 # Largest probabilities above which a node may leave a sorted draft at an exit.
 THRESHOLDS_TRIED = (0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
 # What has its trees stored beside it.
@@ -87,8 +87,7 @@ class Trial:
 
     def speeds(self, rest: Mapping[int, float]) -> dict[int, float]:
         """Tokens a second by size; ``rest`` are the seconds of a round without drafting."""
-        most = HELD_UP * statistics.median(self.seconds)
-        # Not the median: where confidence decides how many levels there are, few drafts take much of the time.
+        most = HELD_UP * sorted(self.seconds)[(len(self.seconds) - 1) * 9 // 10]
         draft = statistics.fmean(min(each, most) for each in self.seconds)
         means = (statistics.fmean(values) for values in zip(*self.lengths, strict=True))
         return {

@@ -59,8 +59,8 @@ def grow(
     are verified in the order in which something was first drawn in their subtrees (docs/hsd.md). Hence a key is fixed
     before its node's token is drawn and is at most the parent's.
 
-    One transfer to the host, at the end; with ``retrieval`` one more a level, for the paths that it is asked about, and
-    on a CPU, which waits for nothing, one for ``least_expanded``.
+    One transfer to the host, at the end; with ``retrieval`` more a level, for the paths that it is asked about and for
+    ``least_expanded``. Without, devices other than a CPU run the model on what is not worth it too, for nothing.
 
     Args:
         root: last committed token, a target id.

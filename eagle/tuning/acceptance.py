@@ -110,7 +110,7 @@ def expected_lengths(
 
     Contexts are not spread evenly over the text: a round goes over what is easy to draft and begins behind a token that
     often was not drafted, so in evenly spaced contexts all would accept more than in a round. As the methods' rounds
-    begin in different places, those before each context are of a candidate drawn at random.
+    begin in different places, those before each context are of a candidate drawn at random, each of any of its sizes.
 
     Args:
         target: the model.
@@ -255,9 +255,13 @@ class _Written:
 
     def emit(self, place: int, drafts: _Drafted) -> None:
         """Write what a round of a candidate emits."""
-        tree = drafts.trees[0]
-        rule = self._rule(self._candidates[place].rules[0])
-        verdict = rule.verify(tree, drafts.probs[0], self._generator)
+        candidate, generator = self._candidates[place], self._generator
+        # Where rounds begin depends on how large the trees are, so each size has its turn.
+        size = candidate.sizes[
+            int(torch.randint(len(candidate.sizes), (), generator=generator, device=generator.device))
+        ]
+        tree = drafts.trees[0].best(size)
+        verdict = self._rule(candidate.rules[0]).verify(tree, drafts.probs[0][:size], generator)
         for token in [*tree.tokens[list(verdict.path[1:])].tolist(), int(verdict.next_token)]:
             if self.ended:
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,9 +41,11 @@ def tuned_shape(target: Target, drafter: Drafter, shape: TreeShape) -> TreeShape
         target: the model.
         drafter: drafts the trees.
         shape: what to keep; its ``total_token`` is the largest size tried. With samples it is verified jointly, else
-            token-wise. What it says of several paths does not matter: their size is their number and length.
+            token-wise. What it says of several paths does not matter: their size is their number and length. What it
+            says of keys is for trees of the size that is found.
     """
-    paths, shape = shape.paths, replace(shape, paths=None)
+    kept: dict[str, Any] = {"paths": shape.paths, "least": shape.least, "least_expanded": shape.least_expanded}
+    shape = replace(shape, paths=None, least=None, least_expanded=None)
     rule = Method.named(hsd=shape.sampling is not None).rule
     accepted: list[list[float]] = []
 
@@ -63,14 +66,14 @@ def tuned_shape(target: Target, drafter: Drafter, shape: TreeShape) -> TreeShape
     tried = max(map(len, accepted))
     curves = [curve for curve in accepted if tried and len(curve) == tried]
     if not curves:
-        return replace(shape, paths=paths)
+        return replace(shape, **kept)
     a_level = statistics.median(decoding.info["update_time"]) / (shape.depth + 1)
     speed = {
         size: (1.0 + statistics.fmean(lengths))
         / (_forward_time(decoding, size) + a_level * replace(shape, total_token=size).levels(room=shape.depth + 1))
         for size, lengths in zip(SIZES[:tried], zip(*curves, strict=True), strict=True)
     }
-    return replace(shape, total_token=max(speed, key=speed.__getitem__), paths=paths)
+    return replace(shape, total_token=max(speed, key=speed.__getitem__), **kept)
 
 
 @torch.inference_mode()

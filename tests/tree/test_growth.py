@@ -125,9 +125,12 @@ def test_what_is_not_worth_it_is_not_expanded(monkeypatch: pytest.MonkeyPatch) -
     assert max(count for asked in frontiers for count in asked) < BOUNDED.top_k
 
 
+@pytest.mark.parametrize("waits", [True, False])
 @pytest.mark.parametrize("bound", [0.25, 0.125, 0.1])
-def test_a_key_of_exactly_the_bound_reaches_it(bound: float) -> None:
+def test_a_key_of_exactly_the_bound_reaches_it(bound: float, waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """However float32 rounds its logarithm."""
+    worth_expanding = growth._worth_expanding
+    monkeypatch.setattr(growth, "_worth_expanding", lambda keys, least, _: worth_expanding(keys, least, waits))
     logits = torch.tensor([1.0 - bound, bound]).log()
     never = Table(0).expand
     assert len(grow(0, logits, never, torch.arange(2), TreeShape(10, 0, 2, least=bound, fewest=2), 1)) == 3

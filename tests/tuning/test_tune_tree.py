@@ -36,7 +36,7 @@ def test_expected_lengths_of_sizes_and_rules(llama: EaModel) -> None:
     candidates = [
         Candidate(llama.drafter, shape, (RULES["tokenwise"], RULES["hsd"]), (4, 12)),
         Candidate(
-            llama.drafter, TreeShape(12, 2, 3, Sampling(0.2, 0.5, 1)), (RULES["tokenwise"], RULES["hsd"]), (4, 12)
+            llama.drafter, TreeShape(12, 2, 3, Sampling(0.2, 0.5, 1)), (RULES["tokenwise"], RULES["hsd"]), (4, 12), 20
         ),
     ]
     contexts = []
@@ -85,6 +85,61 @@ def test_at_temperature_0_lengths_are_those_of_generations(llama: EaModel) -> No
         )
         assert [context.lengths for (context,) in measured] == [[[length], [length]] for length in accepted[::every]]
     assert len(set(accepted)) > 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_contexts_end_with_the_text(llama: EaModel, place: int) -> None:
+    prompt, shape = torch.tensor([[1, 5, 2, 7, 3]]), TreeShape(8, 2, 3)
+    greedy = llama.naivegenerate(prompt, max_new_tokens=40)[0, 5:].tolist()
+    stop = greedy[place]
+    written = greedy[: greedy.index(stop) + 1]
+    _, _, _, info = llama.eagenerate(prompt, tree=shape, max_new_tokens=40, log=True)
+    begins = [sum(length + 1 for length in info["accept_length"][:rounds]) + 1 for rounds in range(40)]
+    for every in (1, 2):
+        found = expected_lengths(
+            llama.target,
+            prompt,
+            [Candidate(llama.drafter, shape, (RULES["tokenwise"],), (8,))],
+            Warper(0.0),
+            contexts=20,
+            every=every,
+            stop_ids=frozenset({stop}),
+            generator=torch.Generator().manual_seed(0),
+        )
+        # A round begins behind the token that the one before it drew, unless that or one before it ends the text.
+        assert len(list(found)) == sum(begin < len(written) for begin in begins[::every])
+
+
+def test_a_size_writes_the_rounds_of_that_size(llama: EaModel) -> None:
+    prompt = torch.tensor([[1, 5, 2, 7, 3]])
+    lengths = {}
+    for sizes in ((3,), (12,), (3, 12)):
+        candidate = Candidate(llama.drafter, TreeShape(12, 3, 3), (RULES["tokenwise"],), sizes)
+        lengths[sizes] = [
+            tuple(context.lengths[0])
+            for (context,) in expected_lengths(
+                llama.target, prompt, [candidate], Warper(0.0), 12, 1, frozenset(), torch.Generator().manual_seed(0)
+            )
+        ]
+    small, large, both = lengths.values()
+    assert [length for (length,) in small] != [length for (length,) in large][: len(small)]
+    # Neither the small nor the large trees alone write this text.
+    assert [pair[0] for pair in both] != [length for (length,) in small]
+    assert [pair[1] for pair in both] != [length for (length,) in large]
+
+
+def test_searches_try_trees_that_end_by_confidence() -> None:
+    found = tune_tree.shapes(DETERMINISTIC, 12, 3, 30, random.Random(0))  # noqa: S311
+    assert {shape.least_expanded for shape in found} == set(tune_tree.LEASTS_EXPANDED)
+    assert {shape.least for shape in found} == set(tune_tree.LEASTS_OF_A_HEAD)
+
+
+def test_drafts_that_few_contexts_need_count_and_stalls_do_not() -> None:
+    candidate = Candidate(None, TreeShape(4, 1, 2), (RULES["tokenwise"],), (4,))
+    usual, deep, stall = 1.0, 6.0, 600.0
+    trial = tune_tree.Trial(candidate, [[1.0]] * 100, [usual] * 69 + [deep] * 30 + [stall], [4.0] * 100)
+    (speed,) = trial.speeds({4: 0.0}).values()
+    assert 2.0 / speed == pytest.approx((69 * usual + 30 * deep) / 99, rel=0.1)
 
 
 def test_trees_scored_as_one_are_scored_as_before(llama: EaModel) -> None:

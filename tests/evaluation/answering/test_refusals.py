@@ -35,6 +35,8 @@ REFERENCE = Path(__file__).parents[3] / "mt_bench" / "reference"
         (["--verifier", "blockwise"], "needs tree='chain'"),
         (["--hsd", "--verifier", "hsd_published"], "as published"),
         (["--rho", "0.5"], "--rho is for hybrid trees"),
+        (["--tree", "chain", "--least-expanded", "0.2"], "not for chains"),
+        (["--least-expanded", "1.5"], "least_expanded must lie in (0, 1]"),
         (["--hsd", "--rho", "1.5"], "rho must lie in"),
         (["--hsd", "--samples", "9"], "samples must be"),
         (["--question-begin", "6"], "no questions in the range"),

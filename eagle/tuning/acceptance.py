@@ -263,8 +263,6 @@ class _Written:
         tree = drafts.trees[0].best(size)
         verdict = self._rule(candidate.rules[0]).verify(tree, drafts.probs[0][:size], generator)
         for token in [*tree.tokens[list(verdict.path[1:])].tolist(), int(verdict.next_token)]:
-            if self.ended:
-                break
             root = root_only(self._tokens[-1])
             scores = self._target.score(root, self._cache, self._features)
             self._cache.keep((0,))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eagle import assets
-from eagle.decoding.method import EAGLE3, HSD, VERIFIERS, Method
+from eagle.decoding.method import EAGLE3, HSD, PICKING, VERIFIERS, Method
 from eagle.errors import InputError
 from eagle.evaluation.answering.arguments import add_hybrid_arguments, answering_parser, hybrid_arguments
 from eagle.evaluation.answering.bench import question_file
@@ -23,7 +23,7 @@ from eagle.evaluation.answering.cells import Cell, cell_of
 from eagle.evaluation.answering.cli import INTERRUPTED, answer_cells
 from eagle.evaluation.stats import stats
 from eagle.program import run_program
-from eagle.tree.shape import HYBRID, TREES
+from eagle.tree.shape import CHAIN, HYBRID, PATHS, TREES
 from eagle.tree.warping import Warper
 
 BASELINE = "baseline"
@@ -69,11 +69,22 @@ def grid(args: argparse.Namespace) -> list[Cell]:
         raise InputError(f"--{next(iter(sampled)).replace('_', '-')} is for hybrid trees (--method {HSD})")
     if 0.0 in args.temperature and any(0.0 < top_p < 1.0 for top_p in args.top_p):
         assets.say("temperature 0 is greedy and top_p changes nothing there: answered once, with top_p off")
+    # What is for some of the methods goes to these; what is for none of them is refused.
+    takes = {
+        "least": [method for method in methods if method is not None and method.tree not in (CHAIN, PATHS)],
+        "least_expanded": [
+            method
+            for method in methods
+            if method is not None and method.tree not in (CHAIN, PATHS) and method.drafter not in PICKING
+        ],
+    }
     cells: dict[Path, Cell] = {}
     for temperature, top_p, method in itertools.product(args.temperature, args.top_p, methods):
         Warper(temperature, top_p)
         own = sampled if method is not None and method.tree == HYBRID else {}
-        cell = cell_of(args, method, temperature, top_p if temperature else 1.0, own)
+        not_its = {name: None for name, those in takes.items() if those and method not in those}
+        of_cell = argparse.Namespace(**vars(args) | not_its)
+        cell = cell_of(of_cell, method, temperature, top_p if temperature else 1.0, own)
         cells.setdefault(cell.files.answers, cell)
     return list(cells.values())
 

@@ -106,9 +106,9 @@ class ModelChoice:
             )
         if self.kind in (CHAIN, PATHS) and (self.least or self.least_expanded) is not None:
             raise InputError("--least and --least-expanded are for trees of the likeliest nodes, not for chains")
-        if self.drafted_by in PICKING and self.least_expanded is not None:
-            raise InputError(f"--least-expanded is for what a model drafts; {self.drafted_by} runs none")
         if self.drafted_by in PICKING:
+            if self.least_expanded is not None:
+                raise InputError(f"--least-expanded is for what a model drafts; {self.drafted_by} runs none")
             rows = self.lookup.rows if self.drafted_by == LOOKUP else 0
             return lookup_shape(self.drafted_by, self.total_token, self.depth, self.top_k, self.least, rows)
         if self.drafted_by in GRAFTED and self.lookup.window:

@@ -135,12 +135,16 @@ def expected_lengths(
             break
         drafts = text.drafted(range(len(candidates)))
         yield [text.measured(place, each) for place, each in drafts.items()]
-        turn = int(torch.randint(len(candidates), (), generator=generator, device=generator.device))
+        turn = _one_of(len(candidates), generator)
         text.emit(turn, drafts[turn])
         for _ in range(every - 1):
             if not text.ended:
                 text.emit(turn, text.drafted([turn])[turn])
     text.end()
+
+
+def _one_of(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator, device=generator.device))
 
 
 @dataclass(frozen=True)
@@ -257,9 +261,7 @@ class _Written:
         """Write what a round of a candidate emits."""
         candidate, generator = self._candidates[place], self._generator
         # Where rounds begin depends on how large the trees are, so each size has its turn.
-        size = candidate.sizes[
-            int(torch.randint(len(candidate.sizes), (), generator=generator, device=generator.device))
-        ]
+        size = candidate.sizes[_one_of(len(candidate.sizes), generator)]
         tree = drafts.trees[0].best(size)
         verdict = self._rule(candidate.rules[0]).verify(tree, drafts.probs[0][:size], generator)
         for token in [*tree.tokens[list(verdict.path[1:])].tolist(), int(verdict.next_token)]:

@@ -168,6 +168,14 @@ def test_given_trees_hold_for_all_methods_and_samples_for_hybrid_ones(pair: tupl
     assert trees[1]["sampling"]["rho"] == 0.7
 
 
+def test_bounds_of_keys_go_to_the_methods_that_have_keys(pair: tuple[Path, Path], questions: Path) -> None:
+    keys = ["--least", "0.1", "--least-expanded", "0.2"]
+    methods = ["eagle3", "chain:hsd", "lookup/deterministic:tokenwise", "baseline"]
+    found = sweep.grid(sweep.parser().parse_args(arguments(pair, questions, "--method", *methods, *keys)))
+    bounds = [(cell.choice.least, cell.choice.least_expanded) for cell in found]
+    assert bounds == [(0.1, 0.2), (None, None), (0.1, None), (None, None)]
+
+
 def test_trees_are_measured_with_one_load(pair: tuple[Path, Path]) -> None:
     measured = [
         ModelChoice(base_model_path=str(pair[0]), ea_model_path=str(pair[1]), device="cpu", total_token=-1, kind=kind)
@@ -202,6 +210,7 @@ def failing(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--temperature", "0", "--top_p", "7"], "top_p must lie in"),
         (["--method", "eagle3", "baseline", "--rho", "0.5"], "--rho is for hybrid trees"),
         (["--rho", "1.5"], "rho must lie in"),
+        (["--method", "chain:hsd", "baseline", "--least", "0.1"], "not for chains"),
         (["--total-token", "1"], "total_token must be"),
         (["--question-file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--bench-name", "humaneval", "--question-begin", "9"], "no questions in the range"),

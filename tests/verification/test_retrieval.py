@@ -14,6 +14,7 @@ from eagle.tree.shape import Sampling, TreeShape
 from eagle.verification import RULES, enumeration
 from eagle.verification.cases import grown, random_table
 from eagle.verification.enumeration import Case
+from tests.verification.test_exact import trees_of
 
 ON_TREES = [RULES["tokenwise"], RULES["hsd"]]
 
@@ -34,7 +35,7 @@ def looked_up(seed: int, vocabulary: int, often: float) -> dict[tuple[int, ...],
     return found
 
 
-def retrieval_case(seed: int, samples: int = 1) -> Case:
+def retrieval_case(seed: int, samples: int = 1, least_expanded: float | None = None) -> Case:
     """A few nodes out of more candidates, of which some were looked up, also tokens that the draft has not."""
     source = random.Random(seed)  # noqa: S311
     depth, top_k = source.choice([(0, 2), (1, 1), (1, 2)]) if samples == 1 else (source.choice([0, 1]), 1)
@@ -44,6 +45,7 @@ def retrieval_case(seed: int, samples: int = 1) -> Case:
     shape = TreeShape(
         source.randint(3, 5 + samples), depth, top_k, sampling, least=least, fewest=source.choice([1, 1, 3])
     )
+    shape = replace(shape, least_expanded=least_expanded)
     target = random_table(4, seed, zeros=source.choice([0.0, 0.3]))
     draft = random_table(4, seed + 1, zeros=source.choice([0.0, 0.2]), like=target)
     table = looked_up(seed, 4, source.choice([0.3, 0.8]))
@@ -84,6 +86,14 @@ def test_lossless_with_tokens_from_elsewhere(samples: int) -> None:
     # They come with draws in the same tree, in the model's levels and behind them.
     trees = [tree for case in cases for _, tree in case.trees]
     assert sum(tree.laws is not None and bool((tree.laws.columns[1:] < 0).any()) for tree in trees) > 10
+
+
+def test_lossless_where_look_up_goes_on_behind_what_is_not_expanded() -> None:
+    bounds = [0.5, 0.7, 0.9, 1.0]
+    cases = [retrieval_case(4000 + seed, least_expanded=bounds[seed % 4]) for seed in range(40)]
+    assert max(worst(cases).values()) < 1e-9
+    free = [retrieval_case(4000 + seed) for seed in range(40)]
+    assert sum(trees_of(one) != trees_of(other) for one, other in zip(cases, free, strict=True)) > 5
 
 
 def test_lossless_where_what_is_drawn_decides_what_is_looked_up() -> None:

@@ -32,7 +32,8 @@ from eagle.tree.warping import Warper
 
 
 class Steps(Protocol):
-    """What a round asks of a head, compiled or not; see ``Eagle3Head``."""
+    """What a round asks of a head, compiled or not; see ``Eagle3Head``. A single row of hidden states, and of what it
+    sees, may be there twice."""
 
     def behind(self, features: Tensor, tokens: Tensor, view: HeadView) -> tuple[Tensor, Tensor]:
         """See ``Eagle3Head.behind``."""
@@ -258,7 +259,7 @@ class _Level:
         self.steps, self.cache, self.hidden, self.texts = steps, cache, hidden, texts
         self.end = self.position = cache.committed
         # What each node of the level sees of the cache; the root's own entry is a committed one.
-        self.seen = torch.ones(1, cache.committed, dtype=torch.bool, device=hidden.device)
+        self.seen = torch.ones(len(hidden), cache.committed, dtype=torch.bool, device=hidden.device)
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Run the head on the children ``tokens`` (target ids) of ``parents`` (indices into the level before)."""

@@ -94,6 +94,28 @@ def test_nothing_is_compiled_again(compiled: EaModel) -> None:
     assert graphs() == before
 
 
+@needs_a_compiler
+@torch.inference_mode()
+def test_levels_of_one_node_and_of_several_follow_each_other_as_uncompiled(compiled: EaModel) -> None:
+    head = compiled.drafter.head
+    generator, text = torch.Generator().manual_seed(0), torch.tensor([3, 1, 4, 1])
+    features = torch.randn(4, head.fc.in_features, generator=generator)
+    levels = [([5], [0]), ([2, 6], [0, 0]), ([3], [1]), ([7], [0]), ([1, 2, 3], [0, 0, 0])]
+    said: list[list[torch.Tensor]] = []
+    for steps in (head, compiled.drafter.steps):
+        cache, end = head.new_cache(16), len(text)
+        logits, hidden = steps.behind(features, text, cache.view(end, slice(end)))
+        seen, found = torch.ones(len(hidden), end, dtype=torch.bool), [logits]
+        for position, (tokens, parents) in enumerate(levels, start=end):
+            end += len(tokens)
+            view = cache.view(end, slice(position, position + 1))
+            of_level = torch.tensor(tokens), torch.tensor(parents)
+            logits, hidden, seen = steps.level(*of_level, hidden, seen, view)
+            found.append(logits)
+        said.append(found)
+    torch.testing.assert_close(*said)
+
+
 class Norm(torch.nn.Module):
     """Normalises with a number that it holds."""
 

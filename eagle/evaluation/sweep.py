@@ -70,14 +70,8 @@ def grid(args: argparse.Namespace) -> list[Cell]:
     if 0.0 in args.temperature and any(0.0 < top_p < 1.0 for top_p in args.top_p):
         assets.say("temperature 0 is greedy and top_p changes nothing there: answered once, with top_p off")
     # What is for some of the methods goes to these; what is for none of them is refused.
-    takes = {
-        "least": [method for method in methods if method is not None and method.tree not in (CHAIN, PATHS)],
-        "least_expanded": [
-            method
-            for method in methods
-            if method is not None and method.tree not in (CHAIN, PATHS) and method.drafter not in PICKING
-        ],
-    }
+    ranked = [method for method in methods if method is not None and method.tree not in (CHAIN, PATHS)]
+    takes = {"least": ranked, "least_expanded": [method for method in ranked if method.drafter not in PICKING]}
     cells: dict[Path, Cell] = {}
     for temperature, top_p, method in itertools.product(args.temperature, args.top_p, methods):
         Warper(temperature, top_p)

@@ -122,7 +122,7 @@ class EaModel:
                 and ``eagle3+suffix`` are the head's, with up to 16 nodes.
             least: key of a node that is worth scoring, about its probability; None: all are, and with look-up 0.1.
             least_expanded: the same of a node that is worth running what drafts on.
-            drafter: drafts where none is named, see ``eagenerate``; None is the head, or where there is none the model.
+            drafter: drafts where none is named, see ``eagenerate``; None: the head, or without one the draft model.
             **hf_kwargs: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``torch_dtype``, ``device_map``,
                 ``quantization_config``, ...). Without ``device_map`` the best device of the machine is taken.
 

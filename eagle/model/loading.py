@@ -104,7 +104,7 @@ class ModelChoice:
             raise InputError(
                 f"--total-token -1 cannot be measured for {self.drafted_by}: what it finds depends on the text"
             )
-        if self.kind in (CHAIN, PATHS) and (self.least or self.least_expanded) is not None:
+        if self.kind in (CHAIN, PATHS) and not (self.least is None and self.least_expanded is None):
             raise InputError("--least and --least-expanded are for trees of the likeliest nodes, not for chains")
         if self.drafted_by in PICKING:
             if self.least_expanded is not None:

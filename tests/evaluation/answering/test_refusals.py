@@ -34,6 +34,7 @@ from tests.tiny import CHAT_TEMPLATE, head_files, make_chat_pair, write_head
         (["--hsd", "--verifier", "hsd_published"], "as published"),
         (["--rho", "0.5"], "--rho is for hybrid trees"),
         (["--tree", "chain", "--least-expanded", "0.2"], "not for chains"),
+        (["--tree", "chain", "--least", "0"], "not for chains"),
         (["--least-expanded", "1.5"], "least_expanded must lie in (0, 1]"),
         (["--hsd", "--rho", "1.5"], "rho must lie in"),
         (["--hsd", "--samples", "9"], "samples must be"),
